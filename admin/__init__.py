@@ -1,0 +1,1 @@
+"""The console: the virtual `pgbouncer` database."""

@@ -1,0 +1,1 @@
+"""Secrets and the exchanges that prove them: md5, SCRAM, PAM, LDAP."""

@@ -1,0 +1,1 @@
+"""Reads pgbouncer.ini, userlist.txt, HBA and ident files exactly as the original does."""

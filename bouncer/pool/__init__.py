@@ -1,0 +1,1 @@
+"""Policy in plain Python: what to open, what to close, who may come in."""

@@ -1,0 +1,1 @@
+"""The data plane: sockets, clients, servers, pools. Compiled; asks Python only when it cannot decide."""

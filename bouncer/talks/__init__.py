@@ -1,0 +1,1 @@
+"""Conversations, each written top to bottom as one generator (design D3)."""

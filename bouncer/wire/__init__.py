@@ -1,0 +1,1 @@
+"""The PostgreSQL wire protocol: codes, framing, rare messages. No sockets, no policy."""

@@ -1,0 +1,1 @@
+"""The HA front: HAProxy templates, HAProxy state, health."""
