@@ -1,0 +1,1 @@
+"""Message, startup and copy codes; the declarations stand in codes.pxd."""
