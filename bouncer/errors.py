@@ -26,8 +26,7 @@ class Disconnect(BouncerError):
     *reason* goes into `closing because: …`. *notify* means, for a client, that it
     reads the same text as FATAL with *sqlstate*; for a server, that Terminate is
     sent before the close. *silent* closes without the `closing because` line (TLS
-    failures, probes). *log_lines* are ERROR lines that precede the closing line,
-    without prefix: the one who closes adds it.
+    failures). A line that names the cause is logged by whoever raises, beforehand.
     """
 
     def __init__(
@@ -35,14 +34,12 @@ class Disconnect(BouncerError):
         reason: str,
         notify: bool = True,
         sqlstate: str = DEFAULT_SQLSTATE,
-        log_lines: tuple[str, ...] = (),
         silent: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.notify = notify
         self.sqlstate = sqlstate
-        self.log_lines = log_lines
         self.silent = silent
 
 
