@@ -1,0 +1,213 @@
+"""Frozen rows: what readers (console, metrics, dashboards) see of the running state.
+
+The one hard idea: a row holds raw values in the order of the console's columns, and
+whoever shows it does the formatting. So a row costs its maker one tuple, which is
+what 10 000 clients on a busy loop can afford, and every reader formats as it needs.
+
+Units, for all rows:
+- points in time: `int`, microseconds of wall clock since 1970-01-01 UTC; 0 = unset;
+- waits and other durations: `int`, microseconds, unless a field says seconds;
+- settings that are times (`server_lifetime`): `float` or `int`, seconds;
+- flags: `bool` or `int` 0/1; addresses of objects (`ptr`, `link`): `int`, 0 = none;
+- `None` is SQL NULL and stands only where a field's type allows it.
+
+Fields are positional: makers in compiled code may build the tuples with `_make`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class SocketRow(NamedTuple):
+    """One connection, client or server (SHOW CLIENTS, SERVERS, SOCKETS).
+
+    CLIENTS and SERVERS show the fields up to *id*; the seven buffer positions
+    belong to SOCKETS and may stay 0 for the other two.
+    """
+
+    type: str  # "C" client, "S" server
+    user: str  # "(nouser)" when unknown
+    database: str  # "(nodb)" in the login phase and for peer pools
+    replication: str  # "none", "logical", "physical"
+    state: str  # the word of the command asked for: see stats.md section 5 and 6
+    addr: str  # remote address, "unix" for a Unix socket
+    port: int
+    local_addr: str  # "unix" for a Unix socket
+    local_port: int
+    connect_time: int  # wall clock, us; 0 shows as now
+    request_time: int  # wall clock, us: last message received; 0 shows as now
+    wait: int  # us since the current query started; 0 when idle and for servers
+    close_needed: int  # 0 or 1
+    ptr: int
+    link: int  # ptr of the partner, 0 = none
+    remote_pid: int
+    tls: str  # "" or "TLSv1.3/TLS_AES_256_GCM_SHA384"
+    application_name: str
+    prepared_statements: int
+    id: int
+    recv_pos: int = 0
+    pkt_pos: int = 0
+    pkt_remain: int = 0
+    send_pos: int = 0
+    send_remain: int = 0
+    pkt_avail: int = 0
+    send_avail: int = 0
+
+
+# The same shape on purpose: SHOW SOCKETS lists both kinds.
+ClientRow = SocketRow
+ServerRow = SocketRow
+
+
+class PoolRow(NamedTuple):
+    """One pool: a database and a user (SHOW POOLS)."""
+
+    database: str
+    user: str  # the forced user, if the database has one
+    cl_active: int
+    cl_waiting: int
+    cl_active_cancel_req: int
+    cl_waiting_cancel_req: int
+    sv_active: int
+    sv_active_cancel: int
+    sv_being_canceled: int
+    sv_idle: int
+    sv_used: int
+    sv_tested: int
+    sv_login: int
+    maxwait: int  # us, whole: the console splits it into maxwait and maxwait_us
+    pool_mode: str  # effective
+    load_balance_hosts: str | None  # only with several hosts
+
+
+class DatabaseRow(NamedTuple):
+    """One database entry (SHOW DATABASES)."""
+
+    name: str
+    host: str | None  # as configured, the whole list; None = Unix socket
+    port: int
+    database: str  # the real name
+    force_user: str | None
+    pool_size: int  # effective, like the next two
+    min_pool_size: int
+    reserve_pool_size: int
+    server_lifetime: float  # effective, seconds
+    pool_mode: str | None  # the entry's own
+    load_balance_hosts: str | None  # only with several hosts
+    max_connections: int  # effective max_db_connections
+    current_connections: int
+    max_client_connections: int  # effective max_db_client_connections
+    current_client_connections: int
+    paused: int
+    disabled: int
+
+
+class UserRow(NamedTuple):
+    """One known user (SHOW USERS)."""
+
+    name: str
+    pool_size: int | None  # own setting or None
+    reserve_pool_size: int | None  # own setting or None
+    pool_mode: str | None  # own setting
+    max_user_connections: int  # effective
+    current_connections: int
+    max_user_client_connections: int  # effective
+    current_client_connections: int
+
+
+class PeerRow(NamedTuple):
+    """One configured peer (SHOW PEERS)."""
+
+    peer_id: int
+    host: str
+    port: int
+    pool_size: int  # effective
+
+
+class PeerPoolRow(NamedTuple):
+    """Cancel requests on their way to a peer (SHOW PEER_POOLS)."""
+
+    peer_id: int
+    cl_active_cancel_req: int
+    cl_waiting_cancel_req: int
+    sv_active_cancel: int
+    sv_login: int
+
+
+class StatsRow(NamedTuple):
+    """Counters and averages of one database, summed over its pools (SHOW STATS).
+
+    The totals count since the pools were made; times in us. The averages are the
+    truncated integers of stats.md section 3: per second, or us per transaction,
+    query, assignment.
+    """
+
+    database: str
+    total_server_assignment_count: int
+    total_xact_count: int
+    total_query_count: int
+    total_received: int
+    total_sent: int
+    total_xact_time: int
+    total_query_time: int
+    total_wait_time: int
+    total_client_parse_count: int
+    total_server_parse_count: int
+    total_bind_count: int
+    avg_server_assignment_count: int
+    avg_xact_count: int
+    avg_query_count: int
+    avg_recv: int
+    avg_sent: int
+    avg_xact_time: int
+    avg_query_time: int
+    avg_wait_time: int
+    avg_client_parse_count: int
+    avg_server_parse_count: int
+    avg_bind_count: int
+
+
+class FdRow(NamedTuple):
+    """One descriptor to hand over in an online restart (SHOW FDS)."""
+
+    fd: int
+    task: str  # "pooler", "client", "server"
+    user: str | None
+    database: str | None
+    addr: str
+    port: int
+    cancel: int  # the 8 key bytes as one unsigned big-endian number; 0 for poolers
+    link: int  # fd of the partner, 0 = none
+    client_encoding: str | None
+    std_strings: str | None
+    datestyle: str | None
+    timezone: str | None
+    password: str | None  # only of users from auth_query or PAM
+    scram_client_key: bytes | None
+    scram_server_key: bytes | None
+
+
+class MemRow(NamedTuple):
+    """One kind of internal object (SHOW MEM); memtotal is size * (used + free)."""
+
+    name: str
+    size: int  # bytes of one
+    used: int
+    free: int
+
+
+class DnsHostRow(NamedTuple):
+    """One cached name (SHOW DNS_HOSTS)."""
+
+    hostname: str
+    ttl: int  # seconds left, 0 when over
+    addrs: tuple[str, ...]  # bare addresses, empty for a name that failed
+
+
+class DnsZoneRow(NamedTuple):
+    """One zone of cached names (SHOW DNS_ZONES)."""
+
+    zonename: str
+    serial: int
+    count: int
