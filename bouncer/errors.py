@@ -20,10 +20,29 @@ class ConfigError(BouncerError):
     """A configuration that must not be used; the text is the log's ERROR line."""
 
 
+class ProtocolError(BouncerError):
+    """A message whose body contradicts its type."""
+
+
+# PgBouncer formats what it says itself into 128 bytes.
+TEXT_LIMIT = 127
+
+
+def cut(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Cut *text* after *limit* bytes, as PgBouncer's buffers do."""
+    if len(text) * 4 <= limit:
+        return text
+    data = text.encode("utf-8", "surrogateescape")
+    if len(data) <= limit:
+        return text
+    return data[:limit].decode("utf-8", "surrogateescape")
+
+
 class Disconnect(BouncerError):
     """Close one connection, with a reason.
 
-    *reason* goes into `closing because: …`. *notify* means, for a client, that it
+    *reason* goes into `closing because: …`, cut at 127 bytes unless *whole* (what a
+    server said when it refused our login is passed on in full). *notify* means, for a client, that it
     reads the same text as FATAL with *sqlstate*; for a server, that Terminate is
     sent before the close. *silent* closes without the `closing because` line (TLS
     failures). A line that names the cause is logged by whoever raises, beforehand.
@@ -35,9 +54,10 @@ class Disconnect(BouncerError):
         notify: bool = True,
         sqlstate: str = DEFAULT_SQLSTATE,
         silent: bool = False,
+        whole: bool = False,
     ) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = reason if whole else cut(reason)
         self.notify = notify
         self.sqlstate = sqlstate
         self.silent = silent
@@ -65,7 +85,7 @@ class LoginFailed(BouncerError):
         self.sqlstate = sqlstate
         self.text = text
         self.kind = kind
-        self.reason = text if reason is None else reason
+        self.reason = cut(text if reason is None else reason)
         self.notify = notify
 
 
