@@ -12,29 +12,35 @@ from collections.abc import Iterable, Sequence
 from struct import Struct
 
 from bouncer.errors import DEFAULT_SQLSTATE, ProtocolError
-from bouncer.wire.codes import (
-    BE_AUTHENTICATION,
-    BE_BACKEND_KEY_DATA,
-    BE_COMMAND_COMPLETE,
-    BE_DATA_ROW,
-    BE_ERROR,
-    BE_NEGOTIATE,
-    BE_NOTICE,
-    BE_PARAMETER_STATUS,
-    BE_READY,
-    BE_ROW_DESCRIPTION,
-    FE_BIND,
-    FE_DESCRIBE,
-    FE_EXECUTE,
-    FE_PARSE,
-    FE_PASSWORD,
-    FE_QUERY,
-    REQUEST_CANCEL,
-    REQUEST_GSSENC,
-    REQUEST_SSL,
-    REQUEST_STARTUP_3,
-)
+from bouncer.wire.codes import Backend, Frontend, Request
 from bouncer.wire.sqlstate import SUCCESSFUL_COMPLETION
+
+# The codes that Python looks at, as plain integers (an enum's member is looked up).
+BE_AUTHENTICATION = int(Backend.BE_AUTHENTICATION)
+BE_BACKEND_KEY_DATA = int(Backend.BE_BACKEND_KEY_DATA)
+BE_BIND_COMPLETE = int(Backend.BE_BIND_COMPLETE)
+BE_COMMAND_COMPLETE = int(Backend.BE_COMMAND_COMPLETE)
+BE_DATA_ROW = int(Backend.BE_DATA_ROW)
+BE_ERROR = int(Backend.BE_ERROR)
+BE_NEGOTIATE = int(Backend.BE_NEGOTIATE)
+BE_NOTICE = int(Backend.BE_NOTICE)
+BE_NO_DATA = int(Backend.BE_NO_DATA)
+BE_PARAMETER_STATUS = int(Backend.BE_PARAMETER_STATUS)
+BE_PARSE_COMPLETE = int(Backend.BE_PARSE_COMPLETE)
+BE_READY = int(Backend.BE_READY)
+BE_ROW_DESCRIPTION = int(Backend.BE_ROW_DESCRIPTION)
+FE_BIND = int(Frontend.FE_BIND)
+FE_DESCRIBE = int(Frontend.FE_DESCRIBE)
+FE_EXECUTE = int(Frontend.FE_EXECUTE)
+FE_PARSE = int(Frontend.FE_PARSE)
+FE_PASSWORD = int(Frontend.FE_PASSWORD)
+FE_QUERY = int(Frontend.FE_QUERY)
+FE_TERMINATE = int(Frontend.FE_TERMINATE)
+REQUEST_CANCEL = int(Request.REQUEST_CANCEL)
+REQUEST_GSSENC = int(Request.REQUEST_GSSENC)
+REQUEST_SSL = int(Request.REQUEST_SSL)
+REQUEST_STARTUP_2 = int(Request.REQUEST_STARTUP_2)
+REQUEST_STARTUP_3 = int(Request.REQUEST_STARTUP_3)
 
 _HEADER = Struct("!BI")
 _HEADER_INT32 = Struct("!BII")
