@@ -1,0 +1,1 @@
+"""Tests of pybouncer; see tests/README.md."""
