@@ -1,0 +1,110 @@
+# Every command for people who work on pybouncer; docs/develop.md explains them.
+#
+#   PYTHON=...        the interpreter that .venv is made from
+#   VENV=...          where the virtual environment goes
+#   BOUNCER_DEBUG=1   a build that counts objects and checks itself
+#   POOLER=...        the program that `test`, `live`, `compat` drive, instead of ours
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+POOLER_OPTION := $(if $(POOLER),--pooler="$(POOLER)")
+
+# The pooler refuses to run as root, so as root the tests start it as another user,
+# who must be able to read the interpreter: not one below /root.
+PYTHON ?= $(shell \
+	where=$$(python3 -c 'import os, sys; print(os.path.realpath(sys.executable))'); \
+	case "$$(id -u):$$where" in (0:/root/*) echo /usr/bin/python3 ;; \
+	(*) echo python3 ;; esac)
+
+FLAVOUR := $(if $(filter 1,$(BOUNCER_DEBUG)),debug,release)
+BUILT := $(VENV)/built-$(FLAVOUR)
+SOURCES := $(shell find bouncer admin ha -name '*.pyx' -o -name '*.pxd') \
+	$(wildcard bouncer/talks/*.py)
+debug_CFLAGS := -O1 -g -DBOUNCER_DEBUG=1
+release_CFLAGS := -O2 -g0
+
+.PHONY: build demo test lint unit live compat adversity bench bench-short soak fuzz \
+	dist clean distclean
+
+build: $(BUILT)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is older than Python 3.11: name another with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { \
+		echo "$(PYTHON) lacks venv: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# What builds and runs us. Again whenever pyproject.toml changes.
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		'setuptools>=77,<86' 'Cython>=3.1,<3.4' wheel
+	CFLAGS="$($(FLAVOUR)_CFLAGS)" $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --no-build-isolation --editable '.[demo]'
+	rm -f $(VENV)/built-*
+	touch $(BUILT) $@
+
+# What tests us: the packages that the extra `test` names, without building us again.
+$(VENV)/testable: $(VENV)/installed
+	$(BIN)/python -c 'import tomllib; \
+		extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+		print(*(name for name in extras["test"] if not name.startswith("pybouncer")), \
+			sep="\n")' > $@.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $@.txt
+	touch $@
+
+$(BUILT): $(SOURCES) | $(VENV)/installed
+	CFLAGS="$($(FLAVOUR)_CFLAGS)" $(BIN)/python -c 'from setuptools import setup; setup()' \
+		--quiet build_ext --inplace $(if $(wildcard $(BUILT)),,--force)
+	rm -f $(VENV)/built-*
+	touch $@
+
+demo: build
+	@$(BIN)/python -m tests.demo
+
+# All that decides whether a change may go in.
+test: build $(VENV)/testable
+	$(PYTEST) $(POOLER_OPTION) -m "not slow"
+
+lint: build $(VENV)/testable
+	$(PYTEST) tests/test_source.py tests/test_floors.py
+
+unit: build $(VENV)/testable
+	$(PYTEST) tests/unit tests/relay
+
+live: build $(VENV)/testable
+	$(PYTEST) $(POOLER_OPTION) tests/live
+
+adversity: build $(VENV)/testable
+	$(PYTEST) $(POOLER_OPTION) -m adversity
+
+# Every recording of the original, not only the quick ones.
+compat: build $(VENV)/testable
+	$(PYTEST) $(POOLER_OPTION) tests/compat --all-recordings
+
+bench: build
+	$(BIN)/python -m tests.bench
+
+bench-short: build
+	$(BIN)/python -m tests.bench --short
+
+soak: build $(VENV)/testable
+	$(PYTEST) $(POOLER_OPTION) -m slow --timeout=3600
+
+fuzz: build $(VENV)/testable
+	$(PYTEST) --hypothesis-profile=fuzz -m "not slow" tests/unit tests/relay
+
+dist: $(BIN)/python
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find bouncer admin ha -name '*.so' -delete
+	find bouncer -name '*.pyx' | sed 's/pyx$$/c/' | xargs -r rm -f
+	rm -f bouncer/talks/*.c $(VENV)/built-*
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
