@@ -20,6 +20,10 @@ class ConfigError(BouncerError):
     """A configuration that must not be used; the text is the log's ERROR line."""
 
 
+class StartError(BouncerError):
+    """The process cannot start; the text is the log's FATAL line."""
+
+
 class ProtocolError(BouncerError):
     """A message whose body contradicts its type."""
 
