@@ -107,7 +107,7 @@ def write_all(fd: int, data: bytes) -> None:
 class Clock:
     """Writes time stamps; the slow part is made once a second."""
 
-    __slots__ = ("second", "date", "zone", "pid", "syslog_date", "iso_zone")
+    __slots__ = ("date", "iso_zone", "pid", "second", "syslog_date", "zone")
 
     def __init__(self) -> None:
         self.second = -1
@@ -176,7 +176,7 @@ class Datagrams:
 class File:
     """The log file: opened by the first line after a start or a reopening."""
 
-    __slots__ = ("path", "fd", "not_before")
+    __slots__ = ("fd", "not_before", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -218,17 +218,17 @@ class Log:
     """Everything that is known about where lines go."""
 
     __slots__ = (
-        "stderr",
-        "file",
-        "syslog",
-        "syslog_ident",
+        "call_soon",
+        "early",
         "facility",
+        "file",
         "journal",
         "json",
         "pending",
-        "early",
-        "call_soon",
         "scheduled",
+        "stderr",
+        "syslog",
+        "syslog_ident",
     )
 
     def __init__(self) -> None:

@@ -34,8 +34,9 @@ def fresh_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(log, "_log", log.Log())
     monkeypatch.setattr(log, "verbosity", 0)
     yield
-    if log._log.file is not None:
-        log._log.file.close()
+    for kept in (log._log.file, log._log.syslog):
+        if kept is not None:
+            kept.close()
 
 
 def quiet_into(path: Path, **values: object) -> None:
