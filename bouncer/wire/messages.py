@@ -203,7 +203,7 @@ def data_row(values: Sequence[str | bytes | int | None]) -> bytes:
 
 def command_complete(tag: str) -> bytes:
     """End the answer to one command."""
-    return _packet(BE_COMMAND_COMPLETE, tag.encode() + b"\0")
+    return _packet(BE_COMMAND_COMPLETE, encode_text(tag) + b"\0")
 
 
 # From us to a server
