@@ -247,7 +247,17 @@ ROWS: Final = (
     Param("verbose", INT, None),
     # Our own section. Not in SHOW CONFIG, so that tools see what PgBouncer shows.
     Param("agent_listen", STRING, "", reload=False, section=OURS),
+    Param("haproxy_sockets", STRING, "", section=OURS),
+    Param("health_databases", STRING, "", section=OURS),
+    Param("health_down_after", TIME, "10", section=OURS),
     Param("health_listen", STRING, "", reload=False, section=OURS),
+    Param(
+        "health_wrong_role",
+        ENUM,
+        "auto",
+        choices=("auto", "404", "503"),
+        section=OURS,
+    ),
     Param("log_format", ENUM, "text", choices=("text", "json"), section=OURS),
     Param("parallel_logins", INT, "1", minimum=1, section=OURS),
     Param("proxy_protocol_networks", STRING, "", section=OURS),

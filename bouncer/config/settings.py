@@ -122,7 +122,11 @@ class Settings:
 
     # Section [pybouncer]
     agent_listen: str
+    haproxy_sockets: str
+    health_databases: str
+    health_down_after: float
     health_listen: str
+    health_wrong_role: str
     log_format: str
     parallel_logins: int
     proxy_protocol_networks: str
