@@ -1,0 +1,94 @@
+"""Derive SCRAM keys from passwords, off the event loop and once.
+
+PBKDF2 is slow on purpose (milliseconds), so it runs in one thread (OpenSSL works
+without the interpreter's lock) and its results are kept: who asks while the same
+keys are on their way waits for them instead of starting over. A storm of logins
+costs one derivation per password, not one per login.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import pbkdf2_hmac, sha256
+from hmac import digest
+from time import monotonic
+
+from bouncer.auth.saslprep import saslprep
+from bouncer.auth.secrets import ScramSecret
+
+# RFC 7677 asks for 4096 at least; a million takes about half a second here. A
+# hostile server, or a role that stores its own secret, must not keep us busy.
+MAX_ITERATIONS = 1_000_000
+
+# One per password and salt in use; the oldest goes first.
+_KEPT = 1024
+
+Keys = tuple[bytes, bytes]
+
+
+def derive(password: bytes, salt: bytes, iterations: int) -> Keys:
+    """Compute ClientKey and ServerKey; blocks for milliseconds."""
+    salted = pbkdf2_hmac("sha256", saslprep(password), salt, iterations)
+    return digest(salted, b"Client Key", "sha256"), digest(
+        salted, b"Server Key", "sha256"
+    )
+
+
+def secret_of(keys: Keys, salt: bytes, iterations: int) -> ScramSecret:
+    """Turn derived keys into the secret a server would store."""
+    return ScramSecret(iterations, salt, sha256(keys[0]).digest(), keys[1])
+
+
+class KeyDeriver:
+    """Runs and remembers derivations."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes, int], Keys] = {}
+        self._running: dict[tuple[bytes, bytes, int], asyncio.Future[Keys]] = {}
+        self._threads = ThreadPoolExecutor(1, "pbkdf2")
+        #: Seconds that the last derivation took; 0 while there was none.
+        self.last_duration = 0.0
+
+    def known(self, password: bytes, salt: bytes, iterations: int) -> Keys | None:
+        """Give the keys if they were derived before."""
+        return self._known.get((password, salt, iterations))
+
+    def wanted(
+        self, password: bytes, salt: bytes, iterations: int, keep: bool = True
+    ) -> Awaitable[Keys]:
+        """Derive the keys in the thread; await what this gives.
+
+        *keep* = False for passwords that are only claimed: a wrong one must not
+        push a right one out.
+        """
+        wish = (password, salt, iterations)
+        running = self._running.get(wish)
+        if running is None:
+            loop = asyncio.get_running_loop()
+            running = asyncio.ensure_future(self._run(loop, wish, keep))
+            self._running[wish] = running
+        # One of those who wait may leave: the others still want the keys.
+        return asyncio.shield(running)
+
+    async def _run(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wish: tuple[bytes, bytes, int],
+        keep: bool,
+    ) -> Keys:
+        began = monotonic()
+        try:
+            keys = await loop.run_in_executor(self._threads, derive, *wish)
+        finally:
+            del self._running[wish]
+        self.last_duration = monotonic() - began
+        if keep:
+            if len(self._known) >= _KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[wish] = keys
+        return keys
+
+
+deriver = KeyDeriver()

@@ -1,0 +1,24 @@
+"""MD5 passwords: PostgreSQL's stored hash and its answer to a challenge.
+
+The stored form is `md5` + md5(password + user name); an answer hashes its digits
+once more, with the salt of the challenge, so a stored hash is as good as the
+password itself. Kept because servers and clients still ask for it.
+"""
+
+from __future__ import annotations
+
+from hashlib import md5
+
+
+def hash_password(user: bytes, password: bytes) -> bytes:
+    """Give the stored form of *password*."""
+    return b"md5" + _digest(password + user)
+
+
+def answer(stored: bytes, salt: bytes) -> bytes:
+    """Give the answer to a challenge by *salt* for a *stored* hash."""
+    return b"md5" + _digest(stored[3:] + salt)
+
+
+def _digest(data: bytes) -> bytes:
+    return md5(data, usedforsecurity=False).hexdigest().encode()

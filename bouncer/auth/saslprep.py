@@ -1,0 +1,59 @@
+"""Prepare a password for SCRAM (SASLprep, RFC 4013).
+
+As PostgreSQL does it: a password that SASLprep refuses, or that is not UTF-8, is
+used as its raw bytes instead of being rejected.
+"""
+
+from __future__ import annotations
+
+import stringprep
+from unicodedata import normalize
+
+
+def saslprep(password: bytes) -> bytes:
+    """Normalise *password*; raw bytes where RFC 4013 has no answer."""
+    if password.isascii():
+        return password
+    try:
+        text = password.decode()
+    except UnicodeDecodeError:
+        return password
+    prepared = _prepare(text)
+    return password if prepared is None else prepared.encode()
+
+
+def _prepare(text: str) -> str | None:
+    mapped = [
+        " " if stringprep.in_table_c12(char) else char
+        for char in text
+        if not stringprep.in_table_b1(char)
+    ]
+    prepared = normalize("NFKC", "".join(mapped))
+    if not prepared:
+        return None
+    for char in prepared:
+        if _is_prohibited(char) or stringprep.in_table_a1(char):
+            return None
+    if any(stringprep.in_table_d1(char) for char in prepared):
+        # RFC 3454, section 6: right-to-left text stands alone and at both ends.
+        if any(stringprep.in_table_d2(char) for char in prepared):
+            return None
+        if not stringprep.in_table_d1(prepared[0]):
+            return None
+        if not stringprep.in_table_d1(prepared[-1]):
+            return None
+    return prepared
+
+
+def _is_prohibited(char: str) -> bool:
+    return (
+        stringprep.in_table_c12(char)
+        or stringprep.in_table_c21_c22(char)
+        or stringprep.in_table_c3(char)
+        or stringprep.in_table_c4(char)
+        or stringprep.in_table_c5(char)
+        or stringprep.in_table_c6(char)
+        or stringprep.in_table_c7(char)
+        or stringprep.in_table_c8(char)
+        or stringprep.in_table_c9(char)
+    )
