@@ -1,0 +1,84 @@
+"""A client connection: contract of client.pyx."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from bouncer.relay.stream cimport Stream
+
+cdef class Client(Stream)
+
+from bouncer.relay.pool cimport Pool
+from bouncer.relay.server cimport Server
+from bouncer.relay.statements cimport NameTable, Statement
+from bouncer.relay.tracked cimport TrackedParams
+from bouncer.wire.framer cimport Buf
+
+cdef enum ClientState:
+    CL_LOGIN = 0
+    CL_ACTIVE = 1               # logged in; linked or not
+    CL_WAITING = 2
+    CL_WAITING_CANCEL = 3       # its CancelRequest waits for a connection
+    CL_ACTIVE_CANCEL = 4
+
+cdef enum WaitKind:
+    WAIT_QUERY = 0
+    WAIT_WELCOME = 1            # login goes on when the pool knows its welcome
+    WAIT_AUTH = 2               # wants a server for an auth_query
+
+
+cdef class Client(Stream):
+    cdef:
+        public int state
+        public int wait_kind
+        public Pool pool
+        readonly Server server  # linked, else None
+        bint started            # the login talk has begun
+        bint held_back          # linked, but the server's parameters are being set
+        bint dropping           # the rest of this message goes nowhere
+        public bint notified    # was told that it is queued (query_wait_notify)
+        public bint on_console
+        uint32_t remain         # bytes of the current message still to come
+        # Monotonic microseconds; 0 when not running
+        public int64_t query_start
+        public int64_t transaction_start
+        public int64_t wait_start
+        public TrackedParams tracked
+        NameTable names         # prepared statements; None until the first
+        # Known after login; who it is
+        public object app       # contracts: begins the login, hears of the end
+        public object user      # login name
+        public object user_state
+        public object database
+        public object listener  # where it came in
+        public int replication  # 0 none, 1 logical, 2 physical
+        public str application_name_override
+        public str startup_options
+        public dict startup_params
+        public bytes cancel_key
+        public object wait_note # what the policy remembers of a wait
+    # The flow of a query
+    cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1
+    cdef int pass_on(self, Server server, const char* p, Py_ssize_t count,
+                     Buf* composed) except -1
+    cdef int begin_request(self) except -1
+    cdef int copy_ends(self, Server server) except -1
+    cdef int refuse_query(self) except -1
+    # Prepared statements
+    cdef int statement_message(self, const char* p, Py_ssize_t count, int code,
+                               uint32_t length, Buf* composed) except -2
+    cdef bint parse_is_whole(self, const char* p, Py_ssize_t count) except -1
+    cdef int broken_message(self, int code) except -2
+    cdef int parse_statement(self, const char* name, Py_ssize_t size,
+                             const char* text, Py_ssize_t text_size,
+                             Py_ssize_t total, Buf* composed) except -2
+    cdef int send_parse(self, Statement statement, Buf* composed) except -1
+    cdef int make_room(self, Server server, Buf* composed) except -1
+    cdef int use_statement(self, const char* p, Py_ssize_t here, Py_ssize_t total,
+                           int code, const char* name, Py_ssize_t size,
+                           Buf* composed) except -2
+    cdef int close_statement(self, const char* name, Py_ssize_t size,
+                             Py_ssize_t total) except -2
+    cdef int inject_parse(self, Statement statement, Buf* composed) except -1
+    cdef int go_on(self) except -1
+    # Ending
+    cdef int leave(self, Server server) except -1
+    cdef int end(self, str reason, bint notify, str sqlstate) except -1

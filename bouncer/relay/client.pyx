@@ -1,0 +1,648 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""A client connection: what it may send, and where each message goes.
+
+Bytes are forwarded as they came; only message headers are looked at, and the
+names in prepared-statement messages. A client owns nothing while it is idle.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcpy
+
+from bouncer import log
+from bouncer.relay.outstanding cimport FAKE, FORWARD, SWALLOW, owed_push
+from bouncer.relay.poller cimport Poller
+from bouncer.relay.pool cimport GONE, LINKED, SESSION, Pool
+from bouncer.relay.server cimport COPY_BOTH, COPY_FAILED, COPY_IN, PH_APPLY, Server
+from bouncer.relay.sockets cimport EPOLLIN
+from bouncer.relay.statements cimport (
+    NameTable, Pending, Prepared, PreparedSet, Statement, statement_for)
+from bouncer.relay.stream cimport HIGH_WATER, Stream
+from bouncer.wire.codes cimport (
+    FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
+    FE_EXECUTE, FE_FLUSH, FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC,
+    FE_TERMINATE)
+from bouncer.wire.framer cimport (
+    HEADER, Buf, be32, buf_append, buf_free, buf_room, buf_size, put32)
+from bouncer.wire.messages import error_response
+
+cdef enum Kind:                 # of a message type, see KINDS
+    UNKNOWN = 0
+    REQUEST = 1                 # needs a server; something may be owed for it
+    NAMED = 2                   # a request that may name a prepared statement
+    COPYING = 3                 # part of a COPY: goes only to a linked server
+    GOODBYE = 4
+
+cdef uint8_t[256] KINDS
+KINDS[<int>FE_QUERY] = KINDS[<int>FE_FUNCTION_CALL] = KINDS[<int>FE_SYNC] = REQUEST
+KINDS[<int>FE_FLUSH] = KINDS[<int>FE_EXECUTE] = REQUEST
+KINDS[<int>FE_PARSE] = KINDS[<int>FE_BIND] = NAMED
+KINDS[<int>FE_DESCRIBE] = KINDS[<int>FE_CLOSE] = NAMED
+KINDS[<int>FE_COPY_DATA] = KINDS[<int>FE_COPY_DONE] = COPYING
+KINDS[<int>FE_COPY_FAIL] = COPYING
+KINDS[<int>FE_TERMINATE] = GOODBYE
+
+STATE_NAMES = ("login", "active", "waiting", "waiting_cancel_req", "active_cancel_req")
+
+# Switches that every message or every disconnect looks at, set by the app.
+cdef bint refuse_simple_query = False
+cdef bint log_disconnections = True
+cdef bint log_pooler_errors = True
+
+
+def configure(bint pqexec_disabled, bint disconnections, bint pooler_errors):
+    """Copy the settings that this module looks at."""
+    global refuse_simple_query, log_disconnections, log_pooler_errors
+    refuse_simple_query = pqexec_disabled
+    log_disconnections = disconnections
+    log_pooler_errors = pooler_errors
+
+
+cdef class Client(Stream):
+    """A connection from an application."""
+
+    def __init__(self, Poller poller not None, int fd, app, listener):
+        self.poller = poller
+        self.fd = fd
+        self.app = app
+        self.listener = listener
+        self.specials = True
+        self.connected_at = self.received_at = poller.now
+
+    def watch(self):
+        """Start reading."""
+        self.poller.add(self, EPOLLIN)
+
+    def read_now(self):
+        """Read at once: with tcp_defer_accept the bytes are there already."""
+        self.on_readable()
+
+    # Bytes come
+
+    cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1:
+        cdef Py_ssize_t used = 0
+        if not self.started:
+            self.started = True
+            self.app.begin_login(self, <uint8_t>p[0])
+            if self.closed or self.tls_handshaking:
+                return 0
+        if self.talk is not None:
+            used = self.talk_take(p, count)
+            if self.talk is not None or self.closed:
+                return used
+        if self.state == CL_WAITING or self.held_back:
+            return used
+        return used + self.relay(p + used, count - used)
+
+    cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1:
+        """Forward whole and partial messages; stop where something must wait."""
+        cdef Py_ssize_t pos = 0         # looked at so far
+        cdef Py_ssize_t start = 0       # forwarded so far
+        cdef Py_ssize_t part
+        cdef int code, kind, done
+        cdef uint32_t length
+        cdef Buf* composed = NULL       # rewritten output, once there is any
+        cdef Buf own
+        cdef Poller poller = self.poller
+        cdef Server server = self.server
+        own.data = NULL
+        own.start = own.end = own.capacity = 0
+        try:
+            while pos < count:
+                if self.remain:
+                    part = count - pos
+                    if part > self.remain:
+                        part = self.remain
+                    if self.dropping:
+                        start = pos + part
+                    pos += part
+                    self.remain -= part
+                    continue
+                if count - pos < HEADER:
+                    break
+                code = <uint8_t>p[pos]
+                length = be32(p + pos + 1)
+                kind = KINDS[code]
+                if length < 4 or length >= poller.max_packet_size or code == 0:
+                    if code == 0 and length >= 8:
+                        kind = UNKNOWN
+                    else:
+                        self.bad_header(p + pos, count - pos)
+                        break
+                if kind == UNKNOWN:
+                    log.error(f"{self.prefix} unknown pkt from client: {code}/0x{code:02x}")
+                    self.end("unknown pkt", True, "08P01")
+                    break
+                if kind == GOODBYE:
+                    if pos > start or composed != NULL:
+                        self.pass_on(server, p + start, pos - start, composed)
+                        start = pos
+                        composed = NULL
+                    self.end("client close request", False, "08P01")
+                    break
+                if kind == COPYING:
+                    if server is None:
+                        # PostgreSQL ignores these outside a COPY; taking a
+                        # server for them would only starve others.
+                        self.dropping = True
+                        self.remain = length + 1
+                        start = pos
+                        continue
+                    if code != FE_COPY_DATA:
+                        self.copy_ends(server)
+                    self.dropping = False
+                    self.remain = length + 1
+                    self.pool.client_bytes += length + 1
+                    continue
+                if (kind == NAMED and self.pool.max_prepared > 0
+                        and self.pool.mode != SESSION and self.replication == 0):
+                    if composed == NULL:
+                        if poller.scratch.data != NULL and buf_size(&poller.scratch) == 0:
+                            composed = &poller.scratch
+                        elif poller.scratch.data == NULL:
+                            buf_room(&poller.scratch, 65536)
+                            composed = &poller.scratch
+                        else:
+                            composed = &own
+                    if pos > start:
+                        # What stands before a rewritten message goes out before it.
+                        buf_append(composed, p + start, pos - start)
+                        start = pos
+                    done = self.statement_message(
+                        p + pos, count - pos, code, length, composed)
+                    if done == -1 or self.closed:
+                        break           # cut, waiting or closed
+                    if done > 0:
+                        server = self.server
+                        pos += done
+                        start = pos
+                        continue
+                if server is None:
+                    if buf_size(&self.out) > 0:
+                        self.pause_reading()    # it does not read its answers
+                        break
+                    if code == FE_QUERY and refuse_simple_query:
+                        self.refuse_query()
+                        break
+                    self.begin_request()
+                    if self.pool.acquire(self) != LINKED:
+                        break
+                    server = self.server
+                else:
+                    if self.query_start == 0 or self.transaction_start == 0:
+                        self.begin_request()
+                    if code == FE_QUERY and refuse_simple_query:
+                        self.refuse_query()
+                        break
+                self.pool.client_bytes += length + 1
+                if code != FE_FLUSH:
+                    server.owe(code)
+                self.dropping = False
+                self.remain = length + 1
+            if not self.closed and server is not None and self.server is server:
+                if pos > start or (composed != NULL and buf_size(composed) > 0):
+                    self.pass_on(server, p + start, pos - start, composed)
+                if server.release_due and self.remain == 0:
+                    self.pool.release(server)
+        finally:
+            if own.data != NULL:
+                buf_free(&own)
+            if composed == &poller.scratch:
+                composed.start = composed.end = 0
+                if composed.capacity > HIGH_WATER:
+                    buf_free(composed)
+        return pos if not self.closed else count
+
+    cdef int pass_on(self, Server server, const char* p, Py_ssize_t count,
+                     Buf* composed) except -1:
+        """Send to the server; stop reading this client while it cannot take more."""
+        if server is None:
+            return 0
+        if composed != NULL and buf_size(composed) > 0:
+            if count > 0:
+                buf_append(composed, p, count)
+            p = composed.data + composed.start
+            count = buf_size(composed)
+            composed.start = composed.end = 0
+        if count > 0 and server.send(p, count):
+            self.pause_reading()
+        if buf_size(&self.out) > HIGH_WATER:
+            self.pause_reading()
+        return 0
+
+    cdef int begin_request(self) except -1:
+        """A query, and with it perhaps a transaction, begins (stats.md 1)."""
+        if self.query_start == 0:
+            self.query_start = self.poller.now
+            self.pool.queries += 1
+        if self.transaction_start == 0:
+            self.transaction_start = self.query_start
+            self.pool.transactions += 1
+        return 0
+
+    cdef int copy_ends(self, Server server) except -1:
+        """CopyDone or CopyFail: owed an answer only while a COPY is in progress."""
+        if server.copy == COPY_IN or server.copy == COPY_BOTH:
+            owed_push(&server.owed, FE_COPY_DONE, FORWARD, None)
+            server.ready = False
+        elif server.copy == COPY_FAILED:
+            server.copy_ended(True)
+        return 0
+
+    cdef int go_on(self) except -1:
+        """A server is there (or its parameters are set): send what was held."""
+        self.held_back = False
+        if self.closed:
+            return 0
+        self.chew()
+        if (not self.closed and self.state != CL_WAITING and not self.held_back
+                and (self.server is None or buf_size(&self.server.out) == 0)):
+            self.resume_reading()
+        return 0
+
+    cdef int drained(self) except -1:
+        """What this client was slow to read has gone out."""
+        if self.server is not None:
+            self.server.resume_reading()
+        if self.state != CL_WAITING and not self.held_back and not self.want_read:
+            self.chew()
+            if (not self.closed and self.state != CL_WAITING and not self.held_back
+                    and (self.server is None or buf_size(&self.server.out) == 0)):
+                self.resume_reading()
+        return 0
+
+    # Prepared statements (server sheet 9)
+
+    cdef int statement_message(self, const char* p, Py_ssize_t count, int code,
+                               uint32_t length, Buf* composed) except -2:
+        """Handle a message that may name a statement.
+
+        Returns how many bytes were used, 0 when it names none (forward it), -1
+        when it is cut, must wait, or the client was closed.
+        """
+        cdef Py_ssize_t total = <Py_ssize_t>length + 1
+        cdef Py_ssize_t here = count if count < total else total
+        cdef const char* body = p + HEADER
+        cdef Py_ssize_t left = here - HEADER
+        cdef const char* name
+        cdef const char* stop
+        cdef Py_ssize_t size
+        name = body
+        if code == FE_BIND:             # portal first
+            stop = <const char*>memchr(body, 0, left)
+            if stop == NULL:
+                return self.broken_message(code) if here == total else -1
+            name = stop + 1
+        elif code == FE_DESCRIBE or code == FE_CLOSE:
+            if left < 1:
+                return self.broken_message(code) if here == total else -1
+            if body[0] != b"S":
+                return 0
+            name = body + 1
+        left -= name - body
+        stop = <const char*>memchr(name, 0, left) if left > 0 else NULL
+        if stop == NULL:
+            return self.broken_message(code) if here == total else -1
+        size = stop - name
+        if size == 0:
+            return 0
+        if code == FE_CLOSE:
+            if here < total:
+                return -1
+            return self.close_statement(name, size, total)
+        if code == FE_PARSE and here < total:
+            return -1               # kept whole: its text is the statement's key
+        if code == FE_PARSE and not self.parse_is_whole(stop + 1, left - size - 1):
+            return -1
+        if self.server is None:
+            if buf_size(&self.out) > 0:
+                self.pause_reading()
+                return -1
+            self.begin_request()
+            if self.pool.acquire(self) != LINKED:
+                return -1
+        elif self.query_start == 0 or self.transaction_start == 0:
+            self.begin_request()
+        self.pool.client_bytes += total
+        if code == FE_PARSE:
+            return self.parse_statement(name, size, stop + 1, left - size - 1,
+                                        total, composed)
+        return self.use_statement(p, here, total, code, name, size, composed)
+
+    cdef bint parse_is_whole(self, const char* p, Py_ssize_t count) except -1:
+        """Does a Parse body hold its text and its type list? Else refuse it."""
+        cdef const char* stop = <const char*>memchr(p, 0, count) if count > 0 else NULL
+        cdef Py_ssize_t rest
+        if stop == NULL:
+            self.broken_message(FE_PARSE)
+            return False
+        rest = count - (stop + 1 - p)
+        if rest < 2:
+            self.broken_message(FE_PARSE)
+            return False
+        if rest - 2 < 4 * ((<Py_ssize_t><uint8_t>stop[1] << 8) | <uint8_t>stop[2]):
+            self.end("broken Parse packet", True, "08P01")
+            return False
+        return True
+
+    cdef int broken_message(self, int code) except -2:
+        log.error(f"{self.prefix} failed to parse prepared statement packet type "
+                  f"'{chr(code)}'")
+        self.end("failed to parse packet", True, "08P01")
+        return -1
+
+    cdef int parse_statement(self, const char* name, Py_ssize_t size,
+                             const char* text, Py_ssize_t text_size,
+                             Py_ssize_t total, Buf* composed) except -2:
+        cdef Statement statement
+        cdef Server server = self.server
+        cdef Pending pending
+        cdef bytes own_name = name[:size]
+        self.pool.client_parses += 1
+        if self.names is None:
+            self.names = NameTable()
+        if self.names.find(name, size) is not None:
+            shown = own_name.decode("utf-8", "replace")
+            log.error(f"{self.prefix} prepared statement '{shown}' was already prepared")
+            self.end("prepared statement name is already in use", True, "08P01")
+            return -1
+        statement = statement_for(text[:text_size])
+        self.names.put(own_name, statement)
+        pending = Pending.__new__(Pending)
+        pending.name = own_name
+        pending.statement = statement
+        if server.prepared is not None and server.prepared.find(statement) != NULL:
+            if server.owed.count == 0:
+                self.write(b"1\0\0\0\4")
+            else:
+                owed_push(&server.owed, FE_PARSE, FAKE, pending)
+        else:
+            self.send_parse(statement, composed)
+            owed_push(&server.owed, FE_PARSE, FORWARD, pending)
+            server.ready = False
+            self.make_room(server, composed)
+        return <int>total
+
+    cdef int send_parse(self, Statement statement, Buf* composed) except -1:
+        """Put a Parse under the shared name into *composed*."""
+        cdef Server server = self.server
+        cdef Py_ssize_t size = len(statement.name) + 1 + len(statement.key)
+        cdef char* at = buf_room(composed, HEADER + size)
+        at[0] = FE_PARSE
+        put32(at + 1, <uint32_t>(size + 4))
+        memcpy(at + HEADER, <const char*>statement.name, len(statement.name) + 1)
+        memcpy(at + HEADER + len(statement.name) + 1,
+               <const char*>statement.key, len(statement.key))
+        composed.end += HEADER + size
+        self.pool.server_parses += 1
+        if server.prepared is None:
+            server.prepared = PreparedSet()
+        server.prepared.add(statement, False)
+        return 0
+
+    cdef int make_room(self, Server server, Buf* composed) except -1:
+        """Over the limit: close the least recently used, in stream order."""
+        cdef Statement oldest
+        cdef Pending pending
+        cdef Py_ssize_t size
+        cdef char* at
+        while server.prepared.count > <uint32_t>self.pool.max_prepared:
+            oldest = <Statement>server.prepared.oldest.statement
+            size = 1 + len(oldest.name) + 1
+            at = buf_room(composed, HEADER + size)
+            at[0] = FE_CLOSE
+            put32(at + 1, <uint32_t>(size + 4))
+            at[HEADER] = b"S"
+            memcpy(at + HEADER + 1, <const char*>oldest.name, len(oldest.name) + 1)
+            composed.end += HEADER + size
+            pending = Pending.__new__(Pending)
+            pending.statement = oldest
+            owed_push(&server.owed, FE_CLOSE, SWALLOW, pending)
+            server.prepared.discard(oldest)
+        return 0
+
+    cdef int inject_parse(self, Statement statement, Buf* composed) except -1:
+        """The server lacks what Bind or Describe names: prepare it first."""
+        cdef Server server = self.server
+        cdef Pending pending = Pending.__new__(Pending)
+        pending.statement = statement
+        self.send_parse(statement, composed)
+        owed_push(&server.owed, FE_PARSE, SWALLOW, pending)
+        self.make_room(server, composed)
+        return 0
+
+    cdef int use_statement(self, const char* p, Py_ssize_t here, Py_ssize_t total,
+                           int code, const char* name, Py_ssize_t size,
+                           Buf* composed) except -2:
+        """Bind or Describe of a named statement: rename it."""
+        cdef Statement statement = None
+        cdef Server server = self.server
+        cdef Prepared* item = NULL
+        cdef Py_ssize_t before = name - p       # header, portal or 'S'
+        cdef Py_ssize_t after
+        cdef Py_ssize_t name_size
+        cdef char* at
+        if self.names is not None:
+            statement = self.names.find(name, size)
+        if statement is None:
+            shown = name[:size].decode("utf-8", "replace")
+            log.error(f"{self.prefix} prepared statement '{shown}' not found")
+            self.end("prepared statement did not exist", True, "08P01")
+            return -1
+        if code == FE_BIND:
+            self.pool.binds += 1
+        if server.prepared is not None:
+            item = server.prepared.find(statement)
+        if item != NULL:
+            server.prepared.touch(item)
+        else:
+            self.inject_parse(statement, composed)
+        name_size = len(statement.name)
+        after = here - before - size            # from the name's 0 on
+        at = buf_room(composed, before + name_size + after)
+        memcpy(at, p, before)
+        put32(at + 1, <uint32_t>(total - 1 - size + name_size))
+        memcpy(at + before, <const char*>statement.name, name_size)
+        memcpy(at + before + name_size, name + size, after)
+        composed.end += before + name_size + after
+        server.owe(code)
+        self.dropping = False
+        self.remain = <uint32_t>(total - here)
+        return <int>here
+
+    cdef int close_statement(self, const char* name, Py_ssize_t size,
+                             Py_ssize_t total) except -2:
+        """Never reaches the server: other clients may share the statement."""
+        cdef Statement statement = None
+        cdef Server server = self.server
+        cdef Pending pending
+        if self.names is not None:
+            statement = self.names.take_out(name, size)
+        self.pool.client_bytes += total
+        if server is None or server.owed.count == 0:
+            self.write(b"3\0\0\0\4")
+        else:
+            pending = Pending.__new__(Pending)
+            pending.name = name[:size]
+            pending.statement = statement
+            owed_push(&server.owed, FE_CLOSE, FAKE, pending)
+        return <int>total
+
+    # Ending
+
+    cdef int bad_header(self, const char* p, Py_ssize_t count) except -1:
+        shown = p[:min(count, 8)].hex()
+        return self.end(f"bad packet header: '{shown}'", True, "08P01")
+
+    def too_long(self, code, length):
+        if self.on_console:
+            self.end("incomplete pkt", True, "08P01")
+        else:
+            self.end("bad packet header: '" + bytes([code]).hex()
+                     + (<int64_t>length).to_bytes(4, "big").hex() + "'", True, "08P01")
+
+    cdef int refuse_query(self) except -1:
+        log.error(f"{self.prefix} client used \"Query\" packet type")
+        return self.end("PQexec disallowed", True, "08P01")
+
+    cdef int peer_eof(self) except -1:
+        if self.state == CL_LOGIN and (not self.started or buf_size(&self.held) == 0):
+            return self.end(None, False, "08P01")
+        return self.end("client unexpected eof", False, "08P01")
+
+    def tls_broken(self, error):
+        """The original names the library's complaint without a prefix."""
+        reason = getattr(error, "reason", None) or str(error)
+        if reason == "UNEXPECTED_EOF_WHILE_READING" or "EOF" in reason:
+            log.warning("tls_sbufio_recv: read failed: error:0A000126:SSL "
+                        "routines::unexpected eof while reading")
+        else:
+            log.warning(f"tls_sbufio_recv: read failed: {reason}")
+        return self.peer_eof()
+
+    def disconnect(self, reason, notify=True, sqlstate="08P01"):
+        """Close, with a reason for the log and, if *notify*, for the client."""
+        self.end(reason, notify, sqlstate)
+
+    cdef int end(self, str reason, bint notify, str sqlstate) except -1:
+        cdef Server server = self.server
+        cdef bint whole = True
+        if self.closed:
+            return 0
+        if reason is not None and log_disconnections:
+            log.info(f"{self.prefix} closing because: {reason} "
+                     f"(age={self.age_seconds}s)")
+        if server is not None:
+            # An error inside a half-sent message would be taken for its rest.
+            whole = server.remain == 0 or server.skipping
+            self.leave(server)
+        if self.pool is not None and self.home is not None:
+            self.home.drop(self)
+        if notify and reason is not None:
+            if log_pooler_errors:
+                log.warning(f"{self.prefix} pooler error: {reason}")
+            if whole:
+                self.write(error_response("FATAL", sqlstate, reason))
+        self.shut()
+        if self.names is not None:
+            self.names.clear()
+        self.app.client_gone(self)
+        return 0
+
+    cdef int leave(self, Server server) except -1:
+        """What becomes of the server of a client that goes (server sheet 5.4)."""
+        cdef Pool pool = self.pool
+        self.server = None
+        server.client = None
+        if server.replication:
+            return server.end("replication client was closed", True, False, "08P01")
+        if server.phase == PH_APPLY or not server.ready:
+            return server.end("client disconnect while server was not ready",
+                              True, False, "08P01")
+        if server.owed.count:
+            return server.end("client disconnected with query in progress",
+                              True, False, "08P01")
+        if self.remain or buf_size(&server.out) > 0:
+            return server.end(
+                "client disconnect before everything was sent to the server",
+                True, False, "08P01")
+        server.resume_reading()
+        pool.release(server)
+        return 0
+
+    # Talks
+
+    def talk_over(self, value):
+        self.talk = None
+        self.app.login_over(self, value)
+
+    def talk_failed(self, reason):
+        self.talk = None
+        if reason.silent:
+            self.end(None, False, reason.sqlstate)
+        else:
+            self.end(reason.reason, reason.notify, reason.sqlstate)
+
+    def welcome_done(self):
+        """Login is over: from now on messages are relayed."""
+        self.specials = False
+        self.state = CL_ACTIVE
+
+    def pump(self):
+        """Use what was received while nobody could."""
+        if not self.closed and self.state != CL_WAITING and not self.held_back:
+            self.chew()
+            if not self.closed and self.state != CL_WAITING and not self.held_back:
+                self.resume_reading()
+
+    def poke(self):
+        self.go_on()
+
+    @property
+    def prepared_count(self):
+        return 0 if self.names is None else self.names.count
+
+    @property
+    def prepared_names(self):
+        return [] if self.names is None else self.names.items()
+
+    @property
+    def held_bytes(self):
+        return buf_size(&self.held)
+
+    @property
+    def is_held_back(self):
+        return self.held_back
+
+    @property
+    def state_name(self):
+        """As SHOW CLIENTS says it."""
+        if self.state == CL_ACTIVE:
+            return "idle" if self.server is None else "active"
+        return STATE_NAMES[self.state]
+
+    @property
+    def prefix(self):
+        """The log prefix (logs.md 1.1)."""
+        db = "(nodb)" if self.pool is None else self.pool.database_name
+        user = "(nouser)" if self.user is None else self.user
+        return f"C-{self.pointer}: {db}/{user}@{self.address_text}"
+
+    @property
+    def address_text(self):
+        if self.is_unix:
+            return f"unix({self.peer_pid}):{self.app.listen_port}"
+        if self.family == 0:
+            return "(bad-af):0"
+        address = self.peer_address
+        if ":" in address:
+            return f"[{address}]:{self.peer_port}"
+        return f"{address}:{self.peer_port}"
+
+    @property
+    def tls_info(self):
+        if self.tls_object is None or self.tls_handshaking:
+            return ""
+        return self.app.tls_info(self.tls_object)
+
+    def __repr__(self):
+        return f"{self.prefix}"

@@ -1,0 +1,45 @@
+"""Requests that still await an answer: contract of outstanding.pyx.
+
+A ring of small structs per server. An entry is what the client (or we) asked;
+the answer that settles it is listed in server sheet 7. Most transactions owe
+one entry, so the ring's first piece stands in the struct itself.
+"""
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum Action:
+    FORWARD = 0                 # the answer goes to the client
+    SWALLOW = 1                 # we asked: the answer is ours
+    FAKE = 2                    # the server was not asked: we answer in order
+
+cdef enum:
+    OWED_INLINE = 6
+
+
+cdef struct Owed:
+    uint8_t kind                # the request's message code
+    uint8_t action
+    PyObject* note              # owned; a statements.Pending for Parse and Close
+
+
+cdef struct OwedQueue:
+    Owed* items                 # NULL while the inline piece suffices
+    Owed inline_items[6]
+    uint32_t head
+    uint32_t count
+    uint32_t capacity
+
+
+cdef inline Owed* owed_at(OwedQueue* queue, uint32_t index) noexcept:
+    cdef Owed* items = queue.items if queue.items != NULL else queue.inline_items
+    cdef uint32_t place = queue.head + index
+    if place >= queue.capacity:
+        place -= queue.capacity
+    return &items[place]
+
+
+cdef int owed_push(OwedQueue* queue, int kind, int action, object note) except -1
+cdef void owed_pop(OwedQueue* queue) noexcept
+cdef void owed_clear(OwedQueue* queue) noexcept
+cdef void owed_cut(OwedQueue* queue, uint32_t first, uint32_t last) noexcept

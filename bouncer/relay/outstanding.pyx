@@ -1,0 +1,75 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Requests that still await an answer."""
+
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc
+
+
+cdef int grow(OwedQueue* queue) except -1:
+    cdef uint32_t capacity = queue.capacity * 2
+    cdef uint32_t i
+    cdef Owed* items = <Owed*>malloc(capacity * sizeof(Owed))
+    if items == NULL:
+        raise MemoryError()
+    for i in range(queue.count):
+        items[i] = owed_at(queue, i)[0]
+    free(queue.items)
+    queue.items = items
+    queue.head = 0
+    queue.capacity = capacity
+    return 0
+
+
+cdef int owed_push(OwedQueue* queue, int kind, int action, object note) except -1:
+    """Owe one more; *note* is None or kept until the entry is settled."""
+    cdef Owed* entry
+    if queue.capacity == 0:
+        queue.capacity = OWED_INLINE
+    if queue.count == queue.capacity:
+        grow(queue)
+    queue.count += 1
+    entry = owed_at(queue, queue.count - 1)
+    entry.kind = kind
+    entry.action = action
+    entry.note = NULL
+    if note is not None:
+        Py_INCREF(note)
+        entry.note = <PyObject*>note
+    return 0
+
+
+cdef void owed_pop(OwedQueue* queue) noexcept:
+    """Settle the head."""
+    cdef Owed* entry = owed_at(queue, 0)
+    cdef PyObject* note = entry.note
+    queue.head += 1
+    if queue.head == queue.capacity:
+        queue.head = 0
+    queue.count -= 1
+    if queue.count == 0:
+        queue.head = 0
+        if queue.items != NULL:     # a burst is over: give the memory back
+            free(queue.items)
+            queue.items = NULL
+            queue.capacity = OWED_INLINE
+    Py_XDECREF(note)
+
+
+cdef void owed_clear(OwedQueue* queue) noexcept:
+    while queue.count:
+        owed_pop(queue)
+
+
+cdef void owed_cut(OwedQueue* queue, uint32_t first, uint32_t last) noexcept:
+    """Take entries *first* to *last* (inclusive) out of the middle."""
+    cdef uint32_t gap = last - first + 1
+    cdef uint32_t i
+    for i in range(first, last + 1):
+        Py_XDECREF(owed_at(queue, i).note)
+        owed_at(queue, i).note = NULL
+    for i in range(last + 1, queue.count):
+        owed_at(queue, i - gap)[0] = owed_at(queue, i)[0]
+    queue.count -= gap
+    if queue.count == 0:
+        queue.head = 0

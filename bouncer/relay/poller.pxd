@@ -1,0 +1,50 @@
+"""The epoll set nested in the event loop: contract of poller.pyx."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from bouncer.relay.sockets cimport epoll_event
+from bouncer.wire.framer cimport Buf
+
+cdef enum:
+    READ_SIZE = 65536           # bytes a recv may bring; one for all streams
+    EVENTS = 256                # sockets reported by one wait
+
+from bouncer.relay.stream cimport Stream
+
+
+cdef struct Slot:
+    void* stream                # borrowed Stream, NULL while the slot is free
+    uint32_t generation         # tells a closed stream's late event from its heir's
+    uint32_t next_free
+
+
+cdef class Poller:
+    cdef:
+        readonly int fd         # the epoll set; readable when a socket is ready
+        epoll_event events[256]
+        Slot* slots
+        uint32_t slot_count
+        uint32_t free_slot      # head of the free list, slot_count when empty
+        char* rbuf              # READ_SIZE bytes: what the last recv brought
+        char* plain             # READ_SIZE bytes: what TLS made of it
+        Buf scratch             # rewritten output of the stream that is being read
+        readonly int64_t now    # monotonic microseconds at the start of the round
+        public uint32_t max_packet_size
+        public int64_t budget_us    # longest stay in dispatch before other work
+        public object loop      # the event loop, for coroutines that talks yield
+        public object after     # callable run at the end of each dispatch
+        public object crashed   # callable(stream, exception): a bug in our code
+        list unsent             # streams with queued output
+        list later              # callables put off to the end of the round
+        bint busy               # inside dispatch
+        readonly int64_t longest_us
+        readonly uint64_t rounds
+    # The four operations
+    cdef int add(self, Stream stream, uint32_t events) except -1
+    cdef int modify(self, Stream stream, uint32_t events) except -1
+    cdef int remove(self, Stream stream) except -1
+    cdef int wait(self) noexcept
+    # Called by streams
+    cdef int release_slot(self, Stream stream) noexcept
+    cdef int queue_flush(self, Stream stream) except -1
+    cdef int flush_all(self) except -1

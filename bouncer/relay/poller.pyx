@@ -1,0 +1,219 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The epoll set of the relay, nested in the event loop.
+
+The loop watches one descriptor, the set's own, and calls `dispatch` when any
+socket is ready; dispatch stays in compiled code until nothing is ready or its
+budget is spent. The hard idea: an event names a slot and a generation, never
+a pointer, because a stream may be closed by an earlier event of the same batch.
+"""
+
+import os
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+
+from bouncer.relay.sockets cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, close,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, monotonic_us, wall_us)
+from bouncer.relay.stream cimport Stream
+from bouncer.wire.framer cimport buf_free
+
+
+cdef class Poller:
+    """The set of all sockets of the relay, and the buffers they share."""
+
+    def __cinit__(self):
+        self.fd = -1
+        self.max_packet_size = 2147483647
+        self.budget_us = 2000
+        self.unsent = []
+        self.later = []
+        self.rbuf = <char*>malloc(READ_SIZE)
+        self.plain = <char*>malloc(READ_SIZE)
+        self.slot_count = 64
+        self.slots = <Slot*>calloc(self.slot_count, sizeof(Slot))
+        if self.rbuf == NULL or self.plain == NULL or self.slots == NULL:
+            raise MemoryError()
+        cdef uint32_t i
+        for i in range(self.slot_count):
+            self.slots[i].next_free = i + 1
+        self.fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.now = monotonic_us()
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            close(self.fd)
+        free(self.rbuf)
+        free(self.plain)
+        free(self.slots)
+        buf_free(&self.scratch)
+
+    # The four operations
+
+    cdef int add(self, Stream stream, uint32_t events) except -1:
+        cdef uint32_t i, count
+        cdef Slot* grown
+        cdef epoll_event event
+        if stream.slot == 0:
+            if self.free_slot == self.slot_count:
+                count = self.slot_count * 2
+                grown = <Slot*>realloc(self.slots, count * sizeof(Slot))
+                if grown == NULL:
+                    raise MemoryError()
+                self.slots = grown
+                for i in range(self.slot_count, count):
+                    grown[i].stream = NULL
+                    grown[i].generation = 0
+                    grown[i].next_free = i + 1
+                self.slot_count = count
+            i = self.free_slot
+            self.free_slot = self.slots[i].next_free
+            self.slots[i].stream = <void*>stream
+            stream.slot = i + 1
+        i = stream.slot - 1
+        event.events = events
+        event.data.u64 = (<uint64_t>self.slots[i].generation << 32) | i
+        if epoll_ctl(self.fd, EPOLL_CTL_ADD, stream.fd, &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+        stream.interest = events
+        stream.watched = True
+        return 0
+
+    cdef int modify(self, Stream stream, uint32_t events) except -1:
+        cdef epoll_event event
+        cdef uint32_t i = stream.slot - 1
+        event.events = events
+        event.data.u64 = (<uint64_t>self.slots[i].generation << 32) | i
+        if epoll_ctl(self.fd, EPOLL_CTL_MOD, stream.fd, &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+        stream.interest = events
+        return 0
+
+    cdef int remove(self, Stream stream) except -1:
+        cdef epoll_event event
+        if stream.watched:
+            epoll_ctl(self.fd, EPOLL_CTL_DEL, stream.fd, &event)
+            stream.watched = False
+        return 0
+
+    cdef int wait(self) noexcept:
+        return epoll_wait(self.fd, self.events, EVENTS, 0)
+
+    # Called by streams
+
+    cdef int release_slot(self, Stream stream) noexcept:
+        """Forget a stream that is being closed; late events for it are ignored."""
+        cdef uint32_t i
+        if stream.slot:
+            i = stream.slot - 1
+            self.slots[i].stream = NULL
+            self.slots[i].generation += 1
+            self.slots[i].next_free = self.free_slot
+            self.free_slot = i
+            stream.slot = 0
+            stream.watched = False
+        return 0
+
+    cdef int queue_flush(self, Stream stream) except -1:
+        if not stream.flush_queued:
+            stream.flush_queued = True
+            self.unsent.append(stream)
+        return 0
+
+    cdef int flush_all(self) except -1:
+        """Send what talks and the console have queued, and run what was put off."""
+        cdef Stream stream
+        cdef list batch
+        while self.unsent or self.later:
+            if self.unsent:
+                batch = self.unsent
+                self.unsent = []
+                for item in batch:
+                    stream = <Stream>item
+                    stream.flush_queued = False
+                    try:
+                        stream.flush_out()
+                    except Exception as error:
+                        self.crashed(stream, error)
+            if self.later:
+                batch = self.later
+                self.later = []
+                for item in batch:
+                    try:
+                        item()
+                    except Exception as error:
+                        self.crashed(None, error)
+        return 0
+
+    # Called by the event loop
+
+    def dispatch(self):
+        """Serve ready sockets until none is left or the budget is spent."""
+        cdef int count, i
+        cdef uint64_t word
+        cdef Slot* slot
+        cdef Stream stream
+        cdef int64_t begun = monotonic_us()
+        self.now = begun
+        self.busy = True
+        while True:
+            count = self.wait()
+            if count <= 0:
+                break
+            self.rounds += 1
+            for i in range(count):
+                word = self.events[i].data.u64
+                slot = &self.slots[<uint32_t>(word & 0xFFFFFFFF)]
+                if slot.stream == NULL or slot.generation != <uint32_t>(word >> 32):
+                    continue
+                stream = <Stream>slot.stream
+                try:
+                    stream.on_events(self.events[i].events)
+                except Exception as error:
+                    self.crashed(stream, error)
+            if self.unsent or self.later:
+                self.flush_all()
+            self.now = monotonic_us()
+            if self.now - begun > self.budget_us:
+                break
+        self.busy = False
+        if self.now - begun > self.longest_us:
+            self.longest_us = self.now - begun
+        if self.after is not None:
+            self.after()
+
+    def settle(self):
+        """Flush after work that did not start in `dispatch` (timers, coroutines)."""
+        if self.busy:
+            return              # dispatch does it at the end of its round
+        self.flush_all()
+        if self.after is not None:
+            self.after()
+
+    def tick(self):
+        """Read the clock; timers call it before they look at ages."""
+        if not self.busy:
+            self.now = monotonic_us()
+        return self.now
+
+    def put_off(self, call):
+        """Run *call* at the end of the round, outside any stream's handler."""
+        self.later.append(call)
+
+    def take_longest(self):
+        """Longest dispatch in microseconds since the last call."""
+        longest, self.longest_us = self.longest_us, 0
+        return longest
+
+    @staticmethod
+    def wall_clock():
+        """Microseconds since 1970."""
+        return wall_us()
+
+    @staticmethod
+    def clock():
+        """Monotonic microseconds, the scale of every time in the relay."""
+        return monotonic_us()

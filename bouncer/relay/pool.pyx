@@ -1,0 +1,276 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Link a client to a server, release it, hand it to the next.
+
+Decides by itself only what is certain: a clean idle server for a client, the
+longest waiting client for a released server. Everything else (nobody idle, a
+pause, a limit, an age) is the keeper's, which is Python. The newest idle
+server goes first, so that the oldest can reach server_idle_timeout.
+"""
+
+from bouncer.relay.client cimport (
+    CL_ACTIVE, CL_WAITING, WAIT_AUTH, WAIT_QUERY, WAIT_WELCOME, Client)
+from bouncer.relay.poller cimport Poller
+from bouncer.relay.server cimport (
+    PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, SV_ACTIVE, SV_BEING_CANCELED, SV_IDLE,
+    SV_TESTED, SV_USED, Server)
+from bouncer.relay.stream cimport Stream, StreamList
+from bouncer.relay.tracked cimport TrackedParams, set_batch
+
+
+cdef class Pool:
+    """The clients and servers of one database and user."""
+
+    def __init__(self, Poller poller not None, keeper, database_name, user_name):
+        self.poller = poller
+        self.keeper = keeper
+        self.database_name = database_name
+        self.user_name = user_name
+        self.idle = StreamList()
+        self.used = StreamList()
+        self.tested = StreamList()
+        self.active = StreamList()
+        self.login = StreamList()
+        self.being_canceled = StreamList()
+        self.active_cancel = StreamList()
+        self.clients = StreamList()
+        self.waiting = StreamList()
+        self.cancel_waiting = StreamList()
+        self.cancel_active = StreamList()
+        self.mode = SESSION
+        self.lifetime_us = 3600 * 1000000
+        self.reset_query = b""
+        self.check_query = b""
+
+    # Called by clients
+
+    cdef int acquire(self, Client client) except -1:
+        """Link an idle server, or let the policy decide what *client* gets."""
+        cdef Server server
+        if (not self.blocked and self.waiting.count == 0
+                and client.replication == 0):
+            while self.idle.head is not None:
+                server = <Server>self.idle.head
+                if server.close_needed:
+                    server.end("obsolete connection", True, False, "08P01")
+                elif not server.is_clean():
+                    server.end("idle server got dirty", True, False, "08P01")
+                else:
+                    return self.link(client, server)
+        if not self.keeper.may_wait(self, client):
+            return GONE
+        self.queue(client, WAIT_QUERY)
+        self.keeper.wants_server(self)
+        if client.closed:
+            return GONE
+        # The policy may have found one at once (a used server that is fresh).
+        return LINKED if client.server is not None and not client.held_back \
+            else WAITING
+
+    def queue(self, Client client, int kind):
+        """Put *client* at the end of the queue; it is not read meanwhile."""
+        client.wait_kind = kind
+        client.wait_start = self.poller.now
+        client.notified = False
+        client.state = CL_WAITING
+        self.waiting.push_tail(client)
+        if kind == WAIT_QUERY:
+            client.pause_reading()
+
+    def leave_queue(self, Client client):
+        """The wait is over without a server (a welcome, a refusal)."""
+        if client.state == CL_WAITING:
+            self.wait_us += self.poller.now - client.wait_start
+            client.state = CL_ACTIVE
+            self.clients.push_tail(client)
+
+    # Called by servers
+
+    cdef int link(self, Client client, Server server) except -1:
+        cdef bytes batch
+        if client.state == CL_WAITING:
+            self.wait_us += self.poller.now - client.wait_start
+            client.state = CL_ACTIVE
+            self.clients.push_tail(client)
+        client.server = server
+        server.client = client
+        server.state = SV_ACTIVE
+        server.phase = PH_RELAY
+        server.in_error = False
+        self.active.push_tail(server)
+        if client.replication:
+            return LINKED
+        self.assignments += 1
+        if (client.tracked is not server.tracked
+                and client.tracked is not server.equal_to
+                and client.tracked is not None and server.tracked is not None):
+            batch = set_batch(client.tracked, server.tracked)
+            if batch is not None:
+                client.held_back = True
+                client.pause_reading()
+                server.ask(batch, PH_APPLY)
+                return WAITING
+            server.equal_to = client.tracked
+        return LINKED
+
+    cdef int release(self, Server server) except -1:
+        """Unlink a server whose client has no more use for it."""
+        cdef Client client = server.client
+        if client is not None:
+            client.server = None
+            server.client = None
+        server.release_due = False
+        return self.settle(server, False)
+
+    cdef int settle(self, Server server, bint after_reset) except -1:
+        """Find the place of an unlinked server: a client, a list, or the end."""
+        # Nearly every way one client ever got another's rows, in any pooler,
+        # was a server that was shared when this did not hold (design D5).
+        if not server.is_clean():
+            return server.end("idle server got dirty", True, False, "08P01")
+        if (server.close_needed or server.cancels or server.replication
+                or (self.reset_on_release and not after_reset)
+                or self.check_on_release or self.blocked
+                or self.poller.now - server.connected_at >= self.lifetime_us):
+            return self.settle_special(server, after_reset)
+        if self.waiting.head is not None:
+            return self.hand_over(server)
+        server.state = SV_IDLE
+        if self.round_robin:
+            self.idle.push_tail(server)
+        else:
+            self.idle.push_head(server)
+        return 0
+
+    cdef int settle_special(self, Server server, bint after_reset) except -1:
+        """The order is that of server sheet 5.5."""
+        if (self.poller.now - server.connected_at >= self.lifetime_us
+                and self.keeper.lifetime_over(self, server)):
+            return server.end("server lifetime over", True, False, "08P01")
+        if server.close_needed:
+            return server.end("close_needed", True, False, "08P01")
+        if server.cancels:
+            # A cancel that arrives late must not hit the next client's query.
+            server.state = SV_BEING_CANCELED
+            self.being_canceled.push_tail(server)
+            return 0
+        if server.replication:
+            return server.end("replication client was closed", True, False, "08P01")
+        if self.reset_on_release and not after_reset:
+            server.state = SV_TESTED
+            self.tested.push_head(server)
+            return server.ask(self.reset_query, PH_RESET)
+        if self.blocked:
+            server.state = SV_IDLE
+            self.idle.push_head(server)
+            self.keeper.idle_while_blocked(self, server)
+            return 0
+        if self.check_on_release and not after_reset:
+            server.state = SV_USED
+            self.used.push_head(server)
+            if self.waiting.head is not None:
+                self.keeper.wants_server(self)
+            return 0
+        if self.waiting.head is not None:
+            return self.hand_over(server)
+        server.state = SV_IDLE
+        if self.round_robin:
+            self.idle.push_tail(server)
+        else:
+            self.idle.push_head(server)
+        return 0
+
+    cdef int hand_over(self, Server server) except -1:
+        """Give *server* to the longest waiting client."""
+        cdef Client client = <Client>self.waiting.head
+        if client.replication or client.wait_kind != WAIT_QUERY:
+            server.state = SV_IDLE
+            self.idle.push_head(server)
+            self.keeper.special_waiter(self, client, server)
+            return 0
+        if self.link(client, server) == LINKED:
+            client.go_on()
+        return 0
+
+    # Called by the policy
+
+    def release_server(self, Server server):
+        """Unlink *server* and find its place; for the policy."""
+        self.release(server)
+
+    def login_done(self, Server server):
+        """A server has logged in: it joins the pool."""
+        server.phase = PH_RELAY
+        server.ready = True
+        server.idle_since = self.poller.now
+        if self.waiting.head is None or self.blocked:
+            server.state = SV_IDLE
+            self.idle.push_head(server)
+            if self.blocked:
+                self.keeper.idle_while_blocked(self, server)
+            return
+        self.hand_over(server)
+
+    def activate(self):
+        """Serve waiting clients from idle servers; after a pause or a check."""
+        cdef Server server
+        while (not self.blocked and self.waiting.head is not None
+                and self.idle.head is not None):
+            server = <Server>self.idle.head
+            if server.close_needed:
+                server.end("obsolete connection", True, False, "08P01")
+            elif not server.is_clean():
+                server.end("idle server got dirty", True, False, "08P01")
+            else:
+                waiter = self.waiting.head
+                self.hand_over(server)
+                if self.waiting.head is waiter:
+                    return
+
+    def link_pair(self, Client client, Server server):
+        """Link a given pair (replication, auth_query, takeover)."""
+        return self.link(client, server)
+
+    def unlink_pair(self, Client client, Server server):
+        """Undo link_pair without looking for the server's place."""
+        client.server = None
+        server.client = None
+
+    def check(self, Server server):
+        """Ask a used server whether it lives; it becomes idle when it answers."""
+        server.state = SV_TESTED
+        self.tested.push_head(server)
+        server.ask(self.check_query, PH_CHECK)
+
+    def park_used(self, Server server):
+        """An idle server is due for a check before its next use."""
+        server.state = SV_USED
+        self.used.push_head(server)
+
+    def unpark(self, Server server):
+        """A used server needs no check after all, or its cancels are through."""
+        server.state = SV_IDLE
+        self.idle.push_head(server)
+
+    def settle_again(self, Server server):
+        """Find the place of a parked server."""
+        self.settle(server, False)
+
+    @property
+    def server_count(self):
+        """Server connections of every state, cancel connections included."""
+        return (self.idle.count + self.used.count + self.tested.count
+                + self.active.count + self.login.count
+                + self.being_canceled.count + self.active_cancel.count)
+
+    @property
+    def client_count(self):
+        return (self.clients.count + self.waiting.count
+                + self.cancel_waiting.count + self.cancel_active.count)
+
+    def servers(self):
+        """A snapshot, in the order of SHOW SERVERS."""
+        return [*self.active, *self.idle, *self.used, *self.tested, *self.login,
+                *self.active_cancel, *self.being_canceled]
+
+    def __repr__(self):
+        return f"{self.database_name}/{self.user_name}"

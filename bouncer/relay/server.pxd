@@ -1,0 +1,96 @@
+"""A server connection: contract of server.pyx."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from bouncer.relay.stream cimport Stream
+
+cdef class Server(Stream)
+
+from bouncer.relay.client cimport Client
+from bouncer.relay.outstanding cimport OwedQueue
+from bouncer.relay.pool cimport Pool
+from bouncer.relay.statements cimport PreparedSet, Statement
+from bouncer.relay.tracked cimport TrackedParams
+from bouncer.wire.framer cimport Buf
+
+cdef enum ServerState:
+    SV_LOGIN = 0
+    SV_IDLE = 1
+    SV_ACTIVE = 2
+    SV_USED = 3
+    SV_TESTED = 4
+    SV_BEING_CANCELED = 5
+    SV_ACTIVE_CANCEL = 6
+
+cdef enum Phase:                # what its messages mean
+    PH_CONNECT = 0              # the kernel is connecting
+    PH_TALK = 1                 # login, auth_query
+    PH_RELAY = 2                # answers for the client
+    PH_APPLY = 3                # answers to our SETs: swallowed
+    PH_RESET = 4                # answers to server_reset_query: swallowed
+    PH_CHECK = 5                # answers to server_check_query: swallowed
+
+cdef enum Copy:
+    COPY_NONE = 0
+    COPY_IN = 1
+    COPY_OUT = 2
+    COPY_BOTH = 3
+    COPY_FAILED = 4             # extended protocol: the client's end is due
+
+
+cdef class Server(Stream):
+    cdef:
+        public int state
+        int phase
+        public Pool pool
+        readonly Client client  # linked, else None
+        # Why it may not be shared (design D5)
+        OwedQueue owed
+        bint ready              # the last thing it said is ReadyForQuery 'I'
+        int status              # the byte of the last ReadyForQuery
+        bint dirty              # spoke out of turn
+        public bint close_needed
+        public int cancels      # cancel requests for it that are in flight
+        bint release_due        # done, but the client still sends half a message
+        bint in_error           # an ErrorResponse came since the last ReadyForQuery
+        int copy
+        uint32_t remain         # bytes of the current message still to come
+        bint fakes_due          # our own answers wait for the end of this message
+        bint skipping           # ... which go nowhere
+        public TrackedParams tracked
+        TrackedParams equal_to  # a client's values that need no SET here
+        PreparedSet prepared    # None until the first
+        public bytes cancel_key
+        public bytes error      # first ErrorResponse while we were asking
+        # Told by the policy
+        public object app
+        public object login     # UserState whose secret was used
+        public object host      # hosts.Address it is connected to
+        public object address_text  # "127.0.0.1:5432" or "unix:5432"
+        public int replication
+        public object peer      # registry.PeerState for a peer's cancel connection
+        public object cancel_for    # the Client whose CancelRequest it carries
+        public int64_t idle_since   # when the last message came, microseconds
+        public uint64_t backend_pid
+    # The flow of an answer
+    cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1
+    cdef Py_ssize_t swallow(self, const char* p, Py_ssize_t count) except -1
+    cdef Py_ssize_t unlinked(self, const char* p, Py_ssize_t count) except -1
+    cdef int pass_on(self, Client client, const char* p, Py_ssize_t count) except -1
+    cdef bint answers(self, int code) noexcept
+    cdef int note_settled(self) except -1
+    cdef bint after_answer(self, int code) except -1
+    cdef int on_ready(self, int status) except -1
+    cdef int finish_asking(self) except -1
+    cdef int settle_ready(self) except -1
+    cdef int answer_fakes(self, Buf* composed) except -1
+    cdef int copy_ended(self, bint failed) except -1
+    cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
+    cdef int note_tag(self, const char* p, Py_ssize_t count) except -1
+    cdef int skipped(self, uint32_t index) except -1
+    # Called by clients and pools
+    cdef int owe(self, int code) except -1
+    cdef int ask(self, bytes query, int phase) except -1
+    cdef bint is_clean(self) noexcept
+    # Ending
+    cdef int end(self, str reason, bint terminate, bint notify, str sqlstate) except -1

@@ -1,0 +1,688 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""A server connection: what it may answer, and who gets the answer.
+
+Answers are forwarded as they came. What is counted is what the client is still
+owed; the connection may be shared again when nothing is (design D5).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from bouncer import log
+from bouncer.relay.client cimport CL_WAITING, Client
+from bouncer.relay.outstanding cimport (
+    FAKE, FORWARD, SWALLOW, Owed, owed_at, owed_clear, owed_cut, owed_pop, owed_push)
+from bouncer.relay.poller cimport Poller
+from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
+from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t
+from bouncer.relay.statements cimport Pending, PreparedSet, Statement
+from bouncer.relay.stream cimport Stream
+from bouncer.relay.tracked cimport TrackedParams, changed, merged, tracked_index
+from bouncer.wire.codes cimport (
+    BE_AUTHENTICATION, BE_BACKEND_KEY_DATA, BE_BIND_COMPLETE, BE_CLOSE_COMPLETE,
+    BE_COMMAND_COMPLETE, BE_COPY_BOTH, BE_COPY_DATA, BE_COPY_DONE, BE_COPY_IN,
+    BE_COPY_OUT, BE_DATA_ROW, BE_EMPTY_QUERY, BE_ERROR, BE_FUNCTION_RESULT,
+    BE_NEGOTIATE, BE_NO_DATA, BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_DESCRIPTION,
+    BE_PARAMETER_STATUS, BE_PARSE_COMPLETE, BE_PORTAL_SUSPENDED, BE_READY,
+    BE_ROW_DESCRIPTION, FE_BIND, FE_CLOSE, FE_COPY_DONE, FE_DESCRIBE, FE_EXECUTE,
+    FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_IDLE)
+from bouncer.wire.framer cimport HEADER, Buf, be32, buf_append, buf_free, buf_size, put32
+
+cdef enum:
+    WHOLE_LIMIT = 65536         # largest message of a server that we look into
+
+STATE_NAMES = ("new", "idle", "active", "used", "tested", "being_canceled",
+               "active_cancel")
+
+cdef bint log_disconnections = True
+
+
+def configure(bint disconnections):
+    """Copy the settings that this module looks at."""
+    global log_disconnections
+    log_disconnections = disconnections
+
+
+cdef inline str shown_code(int code):
+    return chr(code) if 32 < code < 127 else "?"
+
+
+def error_summary(bytes body not None):
+    """"SEVERITY: text" of an ErrorResponse body."""
+    fields = {}
+    for part in body.split(b"\0"):
+        if part:
+            fields[part[:1]] = part[1:].decode("utf-8", "replace")
+    return f"{fields.get(b'S', 'ERROR')}: {fields.get(b'M', '')}"
+
+
+cdef class Server(Stream):
+    """A connection to PostgreSQL."""
+
+    def __init__(self, Poller poller not None, int fd, app, Pool pool):
+        self.poller = poller
+        self.fd = fd
+        self.app = app
+        self.pool = pool
+        self.state = SV_LOGIN
+        self.phase = PH_CONNECT
+        self.status = STATUS_IDLE
+        self.connected_at = self.received_at = self.idle_since = poller.now
+        self.backend_pid = 0
+        self.cancel_key = b""
+
+    def __dealloc__(self):
+        owed_clear(&self.owed)
+
+    def watch(self, bint connected):
+        """Start reading; *connected* is false while the kernel connects."""
+        self.poller.add(self, EPOLLIN if connected else EPOLLOUT)
+
+    # Bytes come
+
+    cdef int on_events(self, uint32_t events) except -1:
+        cdef int error = 0
+        cdef socklen_t size = sizeof(int)
+        if self.phase == PH_CONNECT:
+            getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &error, &size)
+            if error == 0:
+                self.poller.modify(self, EPOLLIN)
+                self.phase = PH_TALK
+            self.app.server_connected(self, error)
+            return 0
+        return Stream.on_events(self, events)
+
+    def talk_phase(self):
+        """Messages go to a talk from now on."""
+        self.phase = PH_TALK
+
+    def relay_phase(self):
+        self.phase = PH_RELAY
+
+    cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1:
+        cdef Py_ssize_t used = 0
+        cdef Py_ssize_t step
+        while used < count and not self.closed:
+            if self.talk is not None:
+                step = self.talk_take(p + used, count - used)
+                used += step
+                if self.talk is not None:
+                    return used
+                continue
+            if self.phase == PH_RELAY:
+                step = self.relay(p + used, count - used)
+            else:
+                step = self.swallow(p + used, count - used)
+            if step == 0:
+                break
+            used += step
+        return used
+
+    cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1:
+        """Forward answers to the client; settle what they answer.
+
+        Returns early, with less than *count*, when the phase or the client changes.
+        """
+        cdef Py_ssize_t pos = 0         # looked at so far
+        cdef Py_ssize_t start = 0       # forwarded so far
+        cdef Py_ssize_t part, total
+        cdef int code, status
+        cdef uint32_t length
+        cdef Client client = self.client
+        cdef Poller poller = self.poller
+        cdef uint64_t forwarded = 0
+        self.idle_since = poller.now
+        if client is None:
+            return self.unlinked(p, count)
+        while pos < count:
+            if self.remain:
+                part = count - pos
+                if part > self.remain:
+                    part = self.remain
+                pos += part
+                self.remain -= part
+                if self.skipping:
+                    start = pos
+                continue
+            if count - pos < HEADER:
+                break
+            code = <uint8_t>p[pos]
+            length = be32(p + pos + 1)
+            if length < 4 or length >= poller.max_packet_size:
+                self.pass_on(client, p + start, pos - start)
+                self.end("bad pkt header", True, True, "08P01")
+                return count
+            total = <Py_ssize_t>length + 1
+            if code == BE_DATA_ROW or code == BE_COPY_DATA:
+                forwarded += total
+                self.remain = <uint32_t>total
+                self.skipping = False
+                continue
+            if code == BE_READY:
+                if count - pos < total or length != 5:
+                    if length != 5:
+                        self.end("bad pkt header", True, True, "08P01")
+                        return count
+                    break
+                status = <uint8_t>p[pos + 5]
+                self.pool.server_bytes += forwarded + total
+                forwarded = 0
+                self.settle_ready()
+                if (status != STATUS_IDLE and self.pool.mode == STATEMENT
+                        and client.replication == 0):
+                    self.pool.server_bytes += forwarded
+                    self.status = status
+                    self.end("transaction blocks not allowed in statement pooling mode",
+                             True, True, "08P01")
+                    return count
+                pos += total
+                # The client's bytes first: what follows may release the server.
+                self.pass_on(client, p + start, pos - start)
+                start = pos
+                self.answer_fakes(NULL)
+                self.on_ready(status)
+                if self.client is not client or self.phase != PH_RELAY or self.closed:
+                    return pos
+                continue
+            if code == BE_PARAMETER_STATUS or (code == BE_COMMAND_COMPLETE
+                                               and (length == 19 or length == 16)):
+                # Looked into: needed whole. One that is too large for that is
+                # forwarded, and the connection is not used again.
+                if total <= WHOLE_LIMIT and count - pos < total:
+                    break
+                if total > WHOLE_LIMIT:
+                    self.close_needed = True
+                elif code == BE_PARAMETER_STATUS:
+                    self.note_parameter(p + pos + HEADER, total - HEADER)
+                else:
+                    self.note_tag(p + pos + HEADER, total - HEADER)
+            forwarded += total
+            self.skipping = False
+            self.remain = <uint32_t>total
+            if self.owed.count and self.answers(code):
+                if owed_at(&self.owed, 0).action == SWALLOW:
+                    self.pass_on(client, p + start, pos - start)
+                    start = pos
+                    self.skipping = True
+                self.note_settled()
+                owed_pop(&self.owed)
+                if self.owed.count and owed_at(&self.owed, 0).action == FAKE:
+                    # Everything up to here first, then what we answer ourselves.
+                    if count - pos < total:
+                        # the rest of this message is not here: fakes wait for it
+                        self.fakes_due = True
+                    else:
+                        part = total
+                        pos += part
+                        self.remain = 0
+                        if self.skipping:
+                            start = pos
+                        self.pass_on(client, p + start, pos - start)
+                        start = pos
+                        self.answer_fakes(NULL)
+                        self.after_answer(code)
+                        continue
+            if not self.after_answer(code):
+                self.pass_on(client, p + start, pos - start)
+                log.error(f"{self.prefix} unknown pkt: '{shown_code(code)}'")
+                self.end("unknown pkt", True, True, "08P01")
+                return count
+        self.pool.server_bytes += forwarded
+        if pos > start:
+            self.pass_on(client, p + start, pos - start)
+        if self.fakes_due and self.remain == 0:
+            self.answer_fakes(NULL)
+        return pos
+
+    cdef int pass_on(self, Client client, const char* p, Py_ssize_t count) except -1:
+        """Send to the client; stop reading this server while it cannot take more."""
+        if count > 0 and client.send(p, count):
+            self.pause_reading()
+        return 0
+
+    cdef bint answers(self, int code) noexcept:
+        """Does *code* answer the request at the head of what is owed?"""
+        cdef int kind = owed_at(&self.owed, 0).kind
+        if kind == FE_EXECUTE:
+            return (code == BE_COMMAND_COMPLETE or code == BE_EMPTY_QUERY
+                    or code == BE_PORTAL_SUSPENDED)
+        if kind == FE_BIND:
+            return code == BE_BIND_COMPLETE
+        if kind == FE_PARSE:
+            return code == BE_PARSE_COMPLETE
+        if kind == FE_DESCRIBE:
+            return code == BE_ROW_DESCRIPTION or code == BE_NO_DATA
+        if kind == FE_CLOSE:
+            return code == BE_CLOSE_COMPLETE
+        return False
+
+    cdef int note_settled(self) except -1:
+        """The head is about to be settled: a Parse is now known to have worked."""
+        cdef Owed* head = owed_at(&self.owed, 0)
+        cdef Pending pending
+        if head.kind == FE_PARSE and head.note != NULL and self.prepared is not None:
+            pending = <Pending>head.note
+            item = self.prepared.find(pending.statement)
+            if item != NULL:
+                item.seen = True
+        return 0
+
+    cdef bint after_answer(self, int code) except -1:
+        """What else a message means; false when no server sends such a one."""
+        if code == BE_ROW_DESCRIPTION or code == BE_NOTICE or code == BE_NOTIFICATION:
+            return True
+        if code == BE_COMMAND_COMPLETE:
+            if self.copy == COPY_IN or self.copy == COPY_BOTH:
+                self.copy_ended(False)
+            self.copy = COPY_NONE
+        elif code == BE_ERROR:
+            self.in_error = True
+            if self.copy == COPY_IN or self.copy == COPY_BOTH:
+                self.copy_ended(True)
+            else:
+                self.copy = COPY_NONE
+        elif code == BE_COPY_IN:
+            self.copy = COPY_IN
+        elif code == BE_COPY_OUT:
+            self.copy = COPY_OUT
+        elif code == BE_COPY_BOTH:
+            self.copy = COPY_BOTH
+        elif not (code == BE_PARSE_COMPLETE or code == BE_BIND_COMPLETE
+                  or code == BE_CLOSE_COMPLETE or code == BE_NO_DATA
+                  or code == BE_PORTAL_SUSPENDED or code == BE_EMPTY_QUERY
+                  or code == BE_PARAMETER_DESCRIPTION or code == BE_COPY_DONE
+                  or code == BE_FUNCTION_RESULT or code == BE_PARAMETER_STATUS):
+            return False
+        return True
+
+    cdef int copy_ended(self, bint failed) except -1:
+        """Settle what a COPY IN has taken: the server ignores Sync in the middle.
+
+        PostgreSQL protocol, "COPY Operations". The client's CopyDone or CopyFail
+        marks the end; in a failed extended COPY it may still be to come.
+        """
+        cdef uint32_t i, first = 0
+        cdef bint simple = False
+        if self.owed.count:
+            simple = (owed_at(&self.owed, 0).kind == FE_QUERY
+                      or owed_at(&self.owed, 0).kind == FE_FUNCTION_CALL)
+        if simple:
+            first = 1
+        if self.copy == COPY_FAILED:
+            # The client's end has come at last: what it sent before is settled.
+            while self.owed.count:
+                self.skipped(0)
+                owed_pop(&self.owed)
+            self.copy = COPY_NONE
+            return 0
+        for i in range(first, self.owed.count):
+            if owed_at(&self.owed, i).kind == FE_COPY_DONE:
+                owed_cut(&self.owed, first, i)
+                self.copy = COPY_NONE
+                return 0
+        self.copy = COPY_FAILED if failed and not simple else COPY_NONE
+        return 0
+
+    cdef int settle_ready(self) except -1:
+        """ReadyForQuery: settle up to the request that it answers.
+
+        After an error PostgreSQL skips everything up to the next Sync.
+        """
+        cdef int kind
+        while self.owed.count:
+            kind = owed_at(&self.owed, 0).kind
+            if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:
+                owed_pop(&self.owed)
+                break
+            self.skipped(0)
+            owed_pop(&self.owed)
+        self.in_error = False
+        if self.copy != COPY_FAILED or self.owed.count == 0:
+            self.copy = COPY_NONE
+        return 0
+
+    cdef int skipped(self, uint32_t index) except -1:
+        """A request that the server never answered: undo what it was to do."""
+        cdef Owed* entry = owed_at(&self.owed, index)
+        cdef Pending pending
+        cdef Client client = self.client
+        if entry.note == NULL:
+            return 0
+        pending = <Pending>entry.note
+        if entry.kind == FE_PARSE:
+            if entry.action != FAKE and self.prepared is not None:
+                item = self.prepared.find(pending.statement)
+                if item != NULL and not item.seen:
+                    self.prepared.discard(pending.statement)
+            if pending.name is not None and client is not None:
+                # The statement does not exist: its name is free again.
+                client.names.take_out(pending.name, len(pending.name))
+        elif entry.kind == FE_CLOSE:
+            if entry.action == SWALLOW:
+                # Our Close of an evicted statement: it is still there.
+                if self.prepared.find(pending.statement) == NULL:
+                    self.prepared.add(pending.statement, True)
+            elif (pending.statement is not None and client is not None
+                    and client.names.find(pending.name, len(pending.name)) is None):
+                client.names.put(pending.name, pending.statement)
+        return 0
+
+    cdef int answer_fakes(self, Buf* composed) except -1:
+        """Answer, in order, what the server was not asked."""
+        cdef Owed* head
+        cdef Client client = self.client
+        self.fakes_due = False
+        while self.owed.count:
+            head = owed_at(&self.owed, 0)
+            if head.action != FAKE:
+                break
+            if client is not None:
+                if head.kind == FE_PARSE:
+                    client.send(b"1\0\0\0\4", 5)
+                else:
+                    client.send(b"3\0\0\0\4", 5)
+            owed_pop(&self.owed)
+        return 0
+
+    cdef int on_ready(self, int status) except -1:
+        """The server waits for a request: is the client's query, or more, over?"""
+        cdef Client client = self.client
+        cdef Pool pool = self.pool
+        cdef int64_t now
+        self.status = status
+        if self.owed.count:
+            return 0
+        now = self.poller.now
+        self.ready = status == STATUS_IDLE
+        if client.query_start:
+            pool.query_us += now - client.query_start
+            client.query_start = 0
+        if status != STATUS_IDLE:
+            return 0
+        if client.transaction_start:
+            pool.transaction_us += now - client.transaction_start
+            client.transaction_start = 0
+        if pool.mode == SESSION or client.replication:
+            return 0
+        if client.remain and not client.dropping:
+            self.release_due = True     # half a message is on its way to us
+            return 0
+        pool.release(self)
+        if client.held.end > client.held.start and not client.closed \
+                and client.server is None and client.state != CL_WAITING:
+            client.go_on()
+        return 0
+
+    cdef Py_ssize_t unlinked(self, const char* p, Py_ssize_t count) except -1:
+        """An idle connection spoke (server sheet 8)."""
+        cdef Py_ssize_t pos = 0
+        cdef uint32_t length
+        cdef int code
+        while count - pos >= HEADER:
+            code = <uint8_t>p[pos]
+            length = be32(p + pos + 1)
+            if length < 4 or length > WHOLE_LIMIT:
+                self.end("bad pkt header", True, False, "08P01")
+                return count
+            if count - pos < <Py_ssize_t>length + 1:
+                break
+            log.warning(f"{self.prefix} got packet '{shown_code(code)}' "
+                        "from server when not linked")
+            if code != BE_NOTIFICATION:
+                self.dirty = True
+            if code == BE_PARAMETER_STATUS:
+                self.note_parameter(p + pos + HEADER, length - 4)
+            self.pool.server_bytes += length + 1
+            pos += <Py_ssize_t>length + 1
+        return pos
+
+    # Queries of our own: SETs, reset, check
+
+    cdef int ask(self, bytes query, int phase) except -1:
+        """Send one simple Query whose answers are ours."""
+        cdef bytes packet = (b"Q" + (len(query) + 5).to_bytes(4, "big") + query + b"\0")
+        self.phase = phase
+        self.error = None
+        self.ready = False
+        self.send(<const char*>packet, len(packet))
+        return 0
+
+    cdef Py_ssize_t swallow(self, const char* p, Py_ssize_t count) except -1:
+        """Read the answers to our own query; none of them goes to a client."""
+        cdef Py_ssize_t pos = 0
+        cdef Py_ssize_t part, total
+        cdef uint32_t length
+        cdef int code
+        self.idle_since = self.poller.now
+        while pos < count and not self.closed:
+            if self.remain:
+                part = count - pos
+                if part > self.remain:
+                    part = self.remain
+                pos += part
+                self.remain -= part
+                continue
+            if count - pos < HEADER:
+                break
+            code = <uint8_t>p[pos]
+            length = be32(p + pos + 1)
+            if length < 4 or length >= self.poller.max_packet_size:
+                self.end("bad pkt header", True, True, "08P01")
+                return count
+            total = <Py_ssize_t>length + 1
+            if (code == BE_READY or code == BE_ERROR or code == BE_PARAMETER_STATUS
+                    or code == BE_COMMAND_COMPLETE) and total <= WHOLE_LIMIT:
+                if count - pos < total:
+                    break
+                if code == BE_ERROR:
+                    if self.error is None:
+                        self.error = p[pos + HEADER:pos + total]
+                elif code == BE_PARAMETER_STATUS:
+                    self.note_parameter(p + pos + HEADER, total - HEADER)
+                elif code == BE_COMMAND_COMPLETE:
+                    self.note_tag(p + pos + HEADER, total - HEADER)
+                else:
+                    self.pool.server_bytes += total
+                    self.status = <uint8_t>p[pos + HEADER]
+                    pos += total
+                    self.finish_asking()
+                    return pos
+            self.pool.server_bytes += total
+            self.remain = <uint32_t>total
+        return pos
+
+    cdef int finish_asking(self) except -1:
+        cdef int phase = self.phase
+        cdef Client client = self.client
+        self.phase = PH_RELAY
+        if phase == PH_APPLY:
+            if self.error is not None or self.status != STATUS_IDLE:
+                log.error("varcache_apply failed: "
+                          + ("ERROR: " if self.error is None
+                             else error_summary(self.error)))
+                return self.end("invalid server parameter", True, True, "08P01")
+            self.ready = True
+            self.error = None
+            if client is not None:
+                client.tracked = merged(self.tracked, client.tracked)
+                self.equal_to = client.tracked
+                client.go_on()
+            return 0
+        self.error = None
+        if self.status != STATUS_IDLE:
+            return self.end("reset query failed" if phase == PH_RESET
+                            else "test query failed", True, False, "08P01")
+        self.ready = True
+        # After a reset the place is looked for again, the reset left out.
+        return self.pool.settle(self, True)
+
+    cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1:
+        """A ParameterStatus: remember it if it is tracked, for both sides."""
+        cdef bytes body = p[:count]
+        cdef list parts = body.split(b"\0")
+        cdef Client client = self.client
+        if len(parts) < 3:
+            return self.end("broken ParameterStatus packet", True, True, "08P01")
+        index = tracked_index(parts[0])
+        if index is None or self.tracked is None:
+            return 0
+        self.tracked = changed(self.tracked, index, parts[1])
+        if client is not None and client.tracked is not None and self.phase == PH_RELAY:
+            client.tracked = changed(client.tracked, index, parts[1])
+            self.equal_to = client.tracked
+        return 0
+
+    cdef int note_tag(self, const char* p, Py_ssize_t count) except -1:
+        """DISCARD ALL and DEALLOCATE ALL forget every prepared statement."""
+        cdef Client client = self.client
+        if not ((count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0)
+                or (count == 15 and memcmp(p, b"DEALLOCATE ALL\0", 15) == 0)):
+            return 0
+        if self.prepared is not None:
+            self.prepared.clear()
+        if client is not None and client.names is not None:
+            client.names.clear()
+        return 0
+
+    # Called by clients and pools
+
+    cdef int owe(self, int code) except -1:
+        """The client asked for something: count it until it is answered."""
+        if self.copy == COPY_FAILED and code == FE_SYNC:
+            self.copy_ended(True)       # no CopyDone came: Sync ends it as well
+        self.ready = False
+        return owed_push(&self.owed, code, FORWARD, None)
+
+    cdef bint is_clean(self) noexcept:
+        """May another client have it? When in doubt, no (design D5)."""
+        return (self.ready and self.owed.count == 0 and self.remain == 0
+                and not self.dirty and self.copy == COPY_NONE
+                and self.status == STATUS_IDLE and self.tracked is not None
+                and self.held.end == self.held.start
+                and self.out.end == self.out.start and not self.broken)
+
+    cdef int drained(self) except -1:
+        """What this server was slow to read has gone out."""
+        cdef Client client = self.client
+        if client is not None and not client.held_back:
+            client.go_on()
+        return 0
+
+    # Ending
+
+    cdef int peer_eof(self) except -1:
+        if self.talk is not None or self.phase == PH_TALK:
+            return self.end("server conn crashed?", False, True, "08P01")
+        return self.end("server conn crashed?", False, True, "08P01")
+
+    cdef int bad_header(self, const char* p, Py_ssize_t count) except -1:
+        return self.end("bad pkt header", True, True, "08P01")
+
+    def too_long(self, code, length):
+        self.end("bad pkt header", True, True, "08P01")
+
+    def disconnect(self, reason, terminate=True, notify=True, sqlstate="08P01"):
+        """Close, with a reason for the log and (if *notify*) a linked client."""
+        self.end(reason, terminate, notify, sqlstate)
+
+    cdef int end(self, str reason, bint terminate, bint notify, str sqlstate) except -1:
+        cdef Client client = self.client
+        cdef bint whole = self.remain == 0 or self.skipping
+        if self.closed:
+            return 0
+        if reason is not None and log_disconnections:
+            log.info(f"{self.prefix} closing because: {reason} "
+                     f"(age={self.age_seconds}s)")
+        if terminate and buf_size(&self.out) == 0:
+            self.write(b"X\0\0\0\4")
+        self.client = None
+        if self.home is not None:
+            self.home.drop(self)
+        self.shut()
+        owed_clear(&self.owed)
+        if self.prepared is not None:
+            self.prepared.clear()
+        self.app.server_gone(self, reason)
+        if client is not None and client.server is self:
+            client.server = None
+            if client.replication and self.phase == PH_TALK:
+                whole = True
+            if not whole:
+                notify = False
+            client.end(reason, notify, sqlstate)
+        return 0
+
+    # Talks
+
+    def talk_over(self, value):
+        self.talk = None
+        self.app.server_talk_over(self, value)
+
+    def talk_failed(self, reason):
+        self.talk = None
+        self.app.server_talk_failed(self, reason)
+
+    def tls_broken(self, error):
+        reason = getattr(error, "reason", None) or str(error)
+        if "EOF" in reason:
+            log.warning("tls_sbufio_recv: read failed: error:0A000126:SSL "
+                        "routines::unexpected eof while reading")
+        else:
+            log.warning(f"tls_sbufio_recv: read failed: {reason}")
+        return self.peer_eof()
+
+    def take_client(self, Client client):
+        """Note whom this connection is for while it logs in (replication)."""
+        self.client = client
+        client.server = self
+
+    @property
+    def is_ready(self):
+        """ReadyForQuery 'I' came and nothing was asked since."""
+        return self.ready
+
+    @property
+    def in_transaction(self):
+        return self.status != STATUS_IDLE
+
+    @property
+    def owed_count(self):
+        return self.owed.count
+
+    @property
+    def setting_parameters(self):
+        return self.phase == PH_APPLY
+
+    @property
+    def clean(self):
+        return self.is_clean()
+
+    @property
+    def is_dirty(self):
+        return self.dirty
+
+    @property
+    def prepared_count(self):
+        return 0 if self.prepared is None else self.prepared.count
+
+    @property
+    def state_name(self):
+        """As SHOW SERVERS says it."""
+        return STATE_NAMES[self.state]
+
+    @property
+    def prefix(self):
+        """The log prefix (logs.md 1.1)."""
+        if self.peer is not None:
+            return f"S-{self.pointer}: peer-{self.peer.id}@{self.address_text}"
+        return (f"S-{self.pointer}: {self.pool.database_name}/{self.pool.user_name}"
+                f"@{self.address_text}")
+
+    @property
+    def tls_info(self):
+        if self.tls_object is None or self.tls_handshaking:
+            return ""
+        return self.app.tls_info(self.tls_object)
+
+    def __repr__(self):
+        return f"{self.prefix}"

@@ -1,0 +1,68 @@
+"""Prepared statements shared by clients: contract of statements.pyx (D7)."""
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef class Statement:
+    """One text with its parameter types, whatever clients call it."""
+    cdef:
+        readonly bytes key      # query text, 0, type count, types: as in Parse
+        readonly uint64_t number
+        readonly bytes name     # PGBOUNCER_<number>
+        uint32_t users          # clients and servers that refer to it
+
+
+cdef class Pending:
+    """What an unanswered Parse or Close of a client was about."""
+    cdef:
+        bytes name              # the client's name for it; None when we asked
+        Statement statement
+
+
+cdef struct NameEntry:
+    uint64_t hash               # 0: free
+    PyObject* name              # owned bytes
+    PyObject* statement         # owned Statement
+
+
+cdef class NameTable:
+    """A client's names. Found from raw bytes: no object is made to look one up."""
+    cdef:
+        NameEntry* entries
+        uint32_t capacity       # a power of two
+        readonly uint32_t count
+    cdef NameEntry* place(self, uint64_t hash, const char* name, Py_ssize_t size) noexcept
+    cdef Statement find(self, const char* name, Py_ssize_t size)
+    cdef int put(self, bytes name, Statement statement) except -1
+    cdef Statement take_out(self, const char* name, Py_ssize_t size)
+    cdef int clear(self) except -1
+
+
+cdef struct Prepared:           # a statement on a server, in the LRU ring
+    PyObject* statement         # owned
+    uint64_t number
+    bint seen                   # its ParseComplete has come
+    Prepared* older
+    Prepared* newer
+    Prepared* chain             # next of the same bucket
+
+
+cdef class PreparedSet:
+    """What a server connection has prepared, least recently used first."""
+    cdef:
+        Prepared** buckets
+        uint32_t capacity
+        readonly uint32_t count
+        Prepared* oldest
+        Prepared* newest
+    cdef Prepared* find(self, Statement statement) noexcept
+    cdef Prepared* add(self, Statement statement, bint seen) except NULL
+    cdef void unlink(self, Prepared* item) noexcept
+    cdef void touch(self, Prepared* item) noexcept
+    cdef int discard(self, Statement statement) except -1
+    cdef int clear(self) except -1
+
+
+cdef Statement statement_for(bytes key)
+cdef void let_go(Statement statement) noexcept

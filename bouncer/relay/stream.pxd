@@ -1,0 +1,87 @@
+"""One socket of the relay: contract of stream.pyx."""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from bouncer.wire.framer cimport Buf
+
+cdef class Stream
+
+from bouncer.relay.poller cimport Poller
+
+cdef enum:
+    HIGH_WATER = 262144         # unsent bytes above which we stop reading a peer
+    LOGIN_MESSAGE = 1048576     # largest message collected for a talk, in bytes
+
+
+cdef class Stream:
+    cdef:
+        Poller poller
+        readonly int fd
+        readonly uint64_t id    # never reused; the console's "id" column
+        uint32_t slot           # place in the poller + 1, 0 when in none
+        uint32_t interest       # epoll events asked for
+        bint watched            # the poller knows the descriptor
+        bint want_read          # false: leave bytes in the kernel (back-pressure)
+        bint flush_queued       # stands in the poller's list of unsent streams
+        bint broken             # the peer is gone for writing; reading tells why
+        readonly bint closed
+        bint specials           # packets without a type byte are allowed (login)
+        bint tls_handshaking
+        readonly bint is_unix
+        Buf out                 # queued or left by a blocked send (TLS: ciphertext)
+        Buf held                # received, not yet processed (plaintext)
+        public uint32_t talk_limit  # largest message collected for the talk, in bytes
+        Py_ssize_t behind       # bytes behind the message that a talk just got
+        public object talk      # the Talk that runs on this stream, or None
+        public object tls_object    # ssl.SSLObject or None
+        object tls_in
+        object tls_out
+        readonly int64_t connected_at   # monotonic microseconds
+        public int64_t received_at      # last bytes from the peer, same clock
+        # Raw peer address: formatted only when somebody looks
+        unsigned char peer_raw[16]
+        uint16_t peer_port_raw
+        uint16_t family
+        public int peer_pid     # of a Unix client; else 0
+        public int peer_uid     # of a Unix client; else -1
+        # Intrusive list of the pool: leaving it is O(1), nothing is allocated
+        Stream prev
+        Stream next
+        StreamList home
+    # Called by the poller
+    cdef int on_events(self, uint32_t events) except -1
+    cdef int flush_out(self) except -1
+    # Overridden by Client and Server
+    cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1
+    cdef int drained(self) except -1
+    cdef int peer_eof(self) except -1
+    cdef int peer_reset(self) except -1
+    # Reading
+    cdef Py_ssize_t talk_take(self, const char* p, Py_ssize_t count) except -1
+    cdef int bad_header(self, const char* p, Py_ssize_t count) except -1
+    cdef int on_readable(self) except -1
+    cdef int feed(self, const char* p, Py_ssize_t count) except -1
+    cdef int chew(self) except -1
+    cdef int pause_reading(self) except -1
+    cdef int resume_reading(self) except -1
+    cdef int tls_pump(self) except -1
+    cdef int tls_receive(self, const char* p, Py_ssize_t count) except -1
+    cdef int tls_handshake(self) except -1
+    # Writing
+    cdef int send(self, const char* p, Py_ssize_t count) except -1
+    cdef int push(self, const char* p, Py_ssize_t count) except -1
+    # Ending
+    cdef int shut(self) except -1
+    # Addresses
+    cdef int learn_peer(self, const void* raw) except -1
+
+
+cdef class StreamList:
+    """Streams of one state, in order; each stands in at most one list."""
+    cdef:
+        Stream head
+        Stream tail
+        readonly int count
+    cdef int push_head(self, Stream stream) except -1
+    cdef int push_tail(self, Stream stream) except -1
+    cdef int drop(self, Stream stream) except -1

@@ -1,0 +1,18 @@
+"""Tracked parameters: contract of tracked.pyx (design D6)."""
+
+
+cdef class TrackedParams:
+    """Values of the tracked parameters, in the fixed order; None is unknown.
+
+    Interned: equal values are the same object, so that the relay compares
+    pointers when it links a client and a server.
+    """
+    cdef:
+        readonly tuple values
+        object __weakref__
+
+
+cdef TrackedParams changed(TrackedParams params, Py_ssize_t index, bytes value)
+cdef object tracked_index(bytes name)
+cdef bytes set_batch(TrackedParams wanted, TrackedParams present)
+cdef TrackedParams merged(TrackedParams server, TrackedParams client)

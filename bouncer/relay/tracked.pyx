@@ -1,0 +1,148 @@
+# cython: language_level=3
+"""Parameters that follow a client to whatever server it gets.
+
+Server sheet 6: when both sides know a value and the two differ (ignoring ASCII
+case), one SET is added to a single simple Query. Values are bytes as they came.
+"""
+
+import weakref
+
+BUILT_IN = (b"DateStyle", b"client_encoding", b"TimeZone",
+            b"standard_conforming_strings", b"application_name")
+MAX_LITERAL = 127               # bytes of a quoted value; longer is left out
+
+cdef tuple names = BUILT_IN + (b"IntervalStyle",)
+cdef dict places = {}           # lower-case name -> index
+cdef object interned = weakref.WeakValueDictionary()
+
+
+def configure(extra):
+    """Set the tracked names: the built-in ones, then *extra* (str, in order)."""
+    global names
+    cdef list found = list(BUILT_IN)
+    seen = {name.lower() for name in found}
+    for name in extra:
+        raw = name.encode()
+        if raw and raw.lower() not in seen:
+            seen.add(raw.lower())
+            found.append(raw)
+    names = tuple(found)
+    places.clear()
+    for index, name in enumerate(names):
+        places[name.lower()] = index
+
+
+configure(["IntervalStyle"])
+
+
+def tracked_names():
+    """Canonical names in their fixed order, as str."""
+    return [name.decode() for name in names]
+
+
+cdef object tracked_index(bytes name):
+    """Index of a parameter (any case), or None when it is not tracked."""
+    return places.get(name.lower())
+
+
+def index_of(str name):
+    return places.get(name.lower().encode())
+
+
+cdef class TrackedParams:
+
+    @property
+    def application_name(self):
+        value = self.values[4]
+        return "" if value is None else value.decode("utf-8", "replace")
+
+    def as_dict(self):
+        return {name.decode(): value.decode("utf-8", "replace")
+                for name, value in zip(names, self.values) if value is not None}
+
+    def __repr__(self):
+        return f"TrackedParams({self.as_dict()!r})"
+
+
+cpdef TrackedParams intern_values(tuple values):
+    """The one object for *values*."""
+    cdef TrackedParams found = interned.get(values)
+    if found is None:
+        found = TrackedParams.__new__(TrackedParams)
+        found.values = values
+        interned[values] = found
+    return found
+
+
+def from_dict(given):
+    """TrackedParams from canonical or other spelling -> str value."""
+    cdef list values = [None] * len(names)
+    for name, value in given.items():
+        index = places.get(name.lower().encode())
+        if index is not None:
+            values[index] = value.encode("utf-8", "surrogateescape")
+    return intern_values(tuple(values))
+
+
+cdef TrackedParams changed(TrackedParams params, Py_ssize_t index, bytes value):
+    cdef list values
+    if params.values[index] == value:
+        return params
+    values = list(params.values)
+    values[index] = value
+    return intern_values(tuple(values))
+
+
+cdef TrackedParams merged(TrackedParams server, TrackedParams client):
+    """The server's canonical values, where it has one; else the client's."""
+    cdef list values = list(server.values)
+    for index, value in enumerate(values):
+        if value is None:
+            values[index] = client.values[index]
+    return intern_values(tuple(values))
+
+
+def filled(TrackedParams client, TrackedParams defaults):
+    """The client's values, where it gave one; else the pool's default."""
+    cdef list values = list(client.values)
+    for index, value in enumerate(values):
+        if value is None:
+            values[index] = defaults.values[index]
+    return intern_values(tuple(values))
+
+
+def named_values(TrackedParams params):
+    """(canonical name, value) of each known parameter, as bytes, in order."""
+    return [(name, value) for name, value in zip(names, params.values)
+            if value is not None]
+
+
+cdef bytes quoted(bytes name, bytes value):
+    """The SET for one parameter, or None when its literal is too long."""
+    if name.lower() == b"search_path":
+        # A list with its own quoting, as PostgreSQL reports it.
+        return b"SET " + name + b"=" + (b"''" if value in (b"", b'""') else value) + b";"
+    literal = value.replace(b"'", b"''")
+    if b"\\" in value:
+        literal = b"E'" + literal.replace(b"\\", b"\\\\") + b"'"
+    else:
+        literal = b"'" + literal + b"'"
+    if len(literal) > MAX_LITERAL:
+        return None
+    return b"SET " + name + b"=" + literal + b";"
+
+
+cdef bytes set_batch(TrackedParams wanted, TrackedParams present):
+    """All SETs that turn *present* into *wanted*; None when none is needed."""
+    cdef list parts = []
+    for index, name in enumerate(names):
+        want = wanted.values[index]
+        have = present.values[index]
+        if want is None or have is None or want == have:
+            continue
+        if want.lower() == have.lower():
+            continue
+        part = quoted(name, want)
+        if part is not None:
+            parts.append(part)
+    return b"".join(parts) if parts else None
