@@ -1,1 +1,1 @@
-"""Reads pgbouncer.ini, userlist.txt, HBA and ident files exactly as the original does."""
+"""Reads pgbouncer.ini, userlist.txt, HBA and ident files as the original does."""

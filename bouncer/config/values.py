@@ -7,6 +7,7 @@ reader is used, which takes the leading digits and ignores the rest.
 """
 
 import re
+from math import inf
 from typing import Final
 
 # The whitespace of the C locale; str.strip() and \s know more than that.
@@ -25,8 +26,8 @@ ULONG_MAX: Final = 2**64 - 1
 # The smallest number that strtod takes without ERANGE (DBL_MIN).
 SMALLEST: Final = 2.2250738585072014e-308
 MICROSECONDS: Final = 1_000_000
-# PgBouncer keeps times in 64 unsigned bits of microseconds.
-LONGEST: Final = float(2**63)
+# The longest time, in seconds: its microseconds still fit into 63 bits.
+LONGEST: Final = 9e12
 
 
 class BadValue(ValueError):
@@ -71,7 +72,8 @@ def parse_uint(text: str) -> int:
 def parse_time(text: str) -> float:
     """Read seconds, kept in whole microseconds.
 
-    PgBouncer also takes `inf` and `nan`, with meaningless results; we refuse them.
+    PgBouncer also takes `inf` and `nan`, with meaningless results: we refuse them.
+    What is beyond its 64 bits becomes the longest time.
     """
     found = TIME.fullmatch(text)
     if found is None:
@@ -86,11 +88,11 @@ def parse_time(text: str) -> float:
             empty = not re.split("[eE]", decimal)[0].strip("0.")
     except OverflowError as error:
         raise BadValue from error
-    if seconds * MICROSECONDS >= LONGEST or (seconds < SMALLEST and not empty):
+    if seconds == inf or (seconds < SMALLEST and not empty):
         raise BadValue
     if sign == "-" and seconds:
         raise BadValue
-    return int(seconds * MICROSECONDS) / MICROSECONDS
+    return min(int(seconds * MICROSECONDS) / MICROSECONDS, LONGEST)
 
 
 def show_time(seconds: float) -> str:
