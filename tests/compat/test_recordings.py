@@ -1,0 +1,142 @@
+"""Every recording of PgBouncer 1.25.2, played against the pooler under test.
+
+The cases are dealt out to two processes by the replayer before the first test of
+this file; each test then reads what came of its own case. Without
+``--all-recordings`` (and outside of CI) the cases that take long are left out.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compat.known_differences import KNOWN
+from tests.conftest import IN_CI, ROOT, pooler_command
+from tests.replay import Case, cases
+from tests.replay.recordings import CORPUS, NEWER
+
+HERE = Path(__file__).parent
+LONG = set((HERE / "long.txt").read_text().splitlines())
+PROCESSES = "2"
+
+
+def key_of(case: Case) -> str:
+    """Suite and id; recordings of settings newer than 1.25.2 have a suite of theirs."""
+    newer = NEWER.get(case.suite)
+    is_newer = newer is not None and case.source in (newer, newer.resolve())
+    return f"{case.suite}{'-after' if is_newer else ''} {case.id}"
+
+
+def recorded() -> list[Case]:
+    """All cases, in the order of their files."""
+    found = [case for suite in ("ini", "console", "wire") for case in cases(suite)]
+    found += [case for suite, path in NEWER.items() for case in cases(suite, path)]
+    if CORPUS.is_dir():
+        found += cases("corpus")
+    return found
+
+
+ALL = {key_of(case): case for case in recorded()}
+
+
+def test_keys_are_unique() -> None:
+    assert len(ALL) == len(recorded())
+
+
+def test_known_differences_are_cases_and_stand_in_the_docs() -> None:
+    text = (ROOT / "docs" / "compatibility.md").read_text()
+    assert not [key for key in KNOWN if key not in ALL]
+    assert not [key for key, known in KNOWN.items() if known.word not in text]
+
+
+def test_corpus_is_there() -> None:
+    """The corpus holds other people's configurations: it is not part of this tree."""
+    if not CORPUS.is_dir():
+        pytest.skip("no ../shared/reference/ini_corpus beside this checkout")
+
+
+class Playing:
+    """Runs the replayer once for all cases that were asked for."""
+
+    def __init__(self, command: list[str], directory: Path, wanted: list[str]) -> None:
+        self.command, self.directory = command, directory
+        self.results: dict[str, dict[str, Any]] = {}
+        plain = [key for key in wanted if key.split()[0] in ("ini", "console", "wire")]
+        self._play(plain, "")
+        self._play([key for key in wanted if key.startswith("corpus ")], "")
+        for suite, path in NEWER.items():
+            newer = [key for key in wanted if key.startswith(f"{suite}-after ")]
+            self._play(newer, "-after", "--cases", str(path))
+
+    def _play(self, keys: list[str], mark: str, *options: str) -> None:
+        if not keys:
+            return
+        suites = sorted({key.split()[0].removesuffix("-after") for key in keys})
+        only, out = self.directory / "only", self.directory / "out.json"
+        only.write_text("".join(key.split(" ", 1)[1] + "\n" for key in keys))
+        out.unlink(missing_ok=True)
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "tests.replay", *suites),
+                *("--exe", shlex.join(self.command), "--only", str(only)),
+                *("-j", PROCESSES, "--json", str(out), *options),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        if not out.exists():
+            pytest.fail(f"the replayer could not play: {done.stderr}", pytrace=False)
+        for result in json.loads(out.read_text()):
+            self.results[f"{result['suite']}{mark} {result['id']}"] = result
+
+
+@pytest.fixture(scope="module")
+def played(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Playing]:
+    """What came of the cases that this run selected."""
+    wanted = [
+        item.callspec.params["key"]  # type: ignore[attr-defined]
+        for item in request.session.items
+        if item.get_closest_marker("compat") and hasattr(item, "callspec")
+    ]
+    everything = request.config.getoption("--all-recordings") or IN_CI
+    chosen = [key for key in wanted if everything or key not in LONG]
+    command = pooler_command(request.config)
+    yield Playing(command, tmp_path_factory.mktemp("replay"), chosen)
+
+
+def report(result: dict[str, Any]) -> str:
+    """The differences of a case, as the replayer prints them."""
+    lines = [f"{result['suite']} {result['id']}: {result['title']}"]
+    for difference in result["differences"]:
+        lines += [
+            f"  {difference['where']}",
+            *(f"    {x}" for x in difference["lines"]),
+        ]
+    return "\n".join(lines)
+
+
+@pytest.mark.compat
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("key", ALL)
+def test_behaves_as_recorded(key: str, played: Playing) -> None:
+    result = played.results.get(key)
+    if result is None:
+        pytest.skip("takes long: make compat")
+    if result["status"] == "skipped":
+        pytest.skip(result["reason"])
+    if key in KNOWN:
+        assert result["status"] == "failed", "matches: remove it from KNOWN"
+        pytest.skip(f"differs on purpose: {KNOWN[key].reason}")
+    if result["status"] != "passed":
+        pytest.fail(report(result), pytrace=False)
