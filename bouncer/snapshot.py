@@ -210,4 +210,4 @@ class DnsZoneRow(NamedTuple):
 
     zonename: str
     serial: int
-    count: int
+    count: int  # type: ignore[assignment]
