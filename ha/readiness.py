@@ -1,0 +1,383 @@
+"""Is this pooler fit for clients? One state, from memory, for every way of asking.
+
+Balancers act on the answer by killing sessions, so the one hard idea is what may be
+called dead: a pooler that is paused, full, draining, or whose server has the wrong
+role is *soft* (no new clients, keep the old ones). Only a database that could not be
+reached for a while is *hard*. Proof that it can be reached is taken from the traffic
+itself; a probe is sent only when somebody asks and there was no traffic, or when the
+role of the server is wanted. A probe that gets no server because all are busy proves
+nothing, least of all a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ha.view import DatabaseFacts, PoolerView, Rows
+
+# The loop is looked at this often; a tick this late means that it was stuck.
+TICK = 0.25
+STUCK = 2.0
+# An answer from the server this young proves that it is there.
+PROOF_AGE = 5.0
+PROBE_EVERY = 1.0
+PROBE_DEADLINE = 2.0
+# Probes go on for so long after the last question.
+DEMAND = 15.0
+# A standby whose WAL receiver has been gone for longer does not know its lag.
+POSITION_AGE = 30.0
+
+ROLE_SQL = """\
+select pg_catalog.pg_is_in_recovery(),
+ pg_catalog.current_setting('default_transaction_read_only'),
+ case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_wal_lsn_diff(
+   coalesce(greatest(pg_catalog.pg_last_wal_receive_lsn(),
+     (select latest_end_lsn from pg_catalog.pg_stat_wal_receiver)),
+    pg_catalog.pg_last_wal_replay_lsn()), pg_catalog.pg_last_wal_replay_lsn()) end,
+ (select count(*) from pg_catalog.pg_stat_wal_receiver)"""
+
+# For servers before PostgreSQL 10, which have other names for positions.
+PLAIN_ROLE_SQL = """\
+select pg_catalog.pg_is_in_recovery(),
+ pg_catalog.current_setting('default_transaction_read_only'), null, 0"""
+
+
+class Grade(Enum):
+    """What a balancer should do: use it, send nothing new, or give it up."""
+
+    GOOD = 200
+    SOFT = 404
+    HARD = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A grade and the word that explains it."""
+
+    grade: Grade
+    word: str
+
+
+GOOD = Answer(Grade.GOOD, "ready")
+RANKS = (Grade.GOOD, Grade.SOFT, Grade.HARD)
+
+
+@dataclass(slots=True)
+class Role:
+    """What the server said of itself, and when."""
+
+    standby: bool
+    writable: bool
+    lag: int | None
+    at: float
+
+
+@dataclass(slots=True)
+class Watched:
+    """What is remembered of one database."""
+
+    finished: int = -1
+    proved_at: float | None = None
+    failing_since: float | None = None
+    error: str = ""
+    role: Role | None = None
+    was_primary: bool = False
+    receiver_seen: float | None = None
+    plain: bool = False  # the server does not know ROLE_SQL
+    mute: bool = False  # there is no way to ask: no pool and no user for one
+    asked_at: float = -1e9
+    role_asked_at: float = -1e9
+    probed_at: float = -1e9
+    probe: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings of the section [pybouncer]."""
+
+    databases: tuple[str, ...] = ()
+    down_after: float = 10.0
+    wrong_role: str = "auto"
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The words of a comma-separated list."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Watches one pooler; answers in microseconds."""
+
+    view: PoolerView
+    policy: Policy = field(default_factory=Policy)
+    clock: Callable[[], float] = time.monotonic
+    watched: dict[str, Watched] = field(default_factory=dict)
+    ticked_at: float = 0.0
+    loop_lag: float = 0.0
+    facts: dict[str, DatabaseFacts] = field(default_factory=dict)
+
+    # Called by the server of health
+
+    def tick(self) -> None:
+        """Look at the pooler; start the probes that are due. Every `TICK` seconds."""
+        now = self.clock()
+        if self.ticked_at:
+            late = max(0.0, now - self.ticked_at - TICK)
+            # A moving value: one slow turn is no reason to send clients away.
+            self.loop_lag += (late - self.loop_lag) / 4
+        self.ticked_at = now
+        self.facts = self.chosen(self.view.databases())
+        for name in list(self.watched):
+            if name not in self.facts:
+                self.forget(name)
+        paused = self.view.phase() == "paused"
+        for name, facts in self.facts.items():
+            watched = self.watched.setdefault(name, Watched())
+            self.notice(watched, facts, now)
+            if not paused and not facts.paused and self.due(watched, now):
+                watched.probed_at = now
+                watched.probe = asyncio.ensure_future(self.ask(name, watched))
+
+    def close(self) -> None:
+        """Cancel the probes."""
+        for name in list(self.watched):
+            self.forget(name)
+
+    # Called for an answer
+
+    def live(self) -> Answer:
+        """Is the loop turning?"""
+        if self.clock() - self.ticked_at > STUCK:
+            return Answer(Grade.HARD, "event loop was stuck")
+        return Answer(Grade.GOOD, "live")
+
+    def ready(self, database: str = "") -> Answer:
+        """May new clients come, for *database* or for any?"""
+        return self.best(database, self.ready_one, self.want_proof)
+
+    def primary(self, database: str = "") -> Answer:
+        """May clients that write come?"""
+        return self.best(database, self.primary_one, self.want_role)
+
+    def replica(self, database: str = "", lag: int | None = None) -> Answer:
+        """May clients come that read from a standby, at most *lag* bytes behind?"""
+        return self.best(
+            database, lambda name: self.replica_one(name, lag), self.want_role
+        )
+
+    def read_only(self, database: str = "", lag: int | None = None) -> Answer:
+        """May clients come that read, from whatever server there is?"""
+
+        def either(name: str) -> Answer:
+            answers = (self.primary_one(name), self.replica_one(name, lag))
+            return min(answers, key=lambda answer: RANKS.index(answer.grade))
+
+        return self.best(database, either, self.want_role)
+
+    def best(
+        self,
+        database: str,
+        judge: Callable[[str], Answer],
+        want: Callable[[str], None],
+    ) -> Answer:
+        """Judge one database; without a name, the one that does best.
+
+        One broken database must not take the others out, so the pooler as a whole
+        is as good as its best one. Whoever wants to know about one names it.
+        """
+        if database:
+            if database not in self.facts:
+                return Answer(Grade.HARD, "no such database")
+            want(database)
+            return judge(database)
+        if not self.facts:
+            return self.whole() or GOOD
+        for name in self.facts:
+            want(name)
+        answers = [judge(name) for name in self.facts]
+        return min(answers, key=lambda answer: RANKS.index(answer.grade))
+
+    # The judgements
+
+    def whole(self) -> Answer | None:
+        """What holds for all databases alike, or None."""
+        phase = self.view.phase()
+        if phase != "running":
+            return Answer(Grade.SOFT, phase)
+        return None
+
+    def full(self) -> bool:
+        """Is max_client_conn reached?"""
+        used, limit = self.view.clients()
+        return 0 < limit <= used
+
+    def ready_one(self, name: str) -> Answer:
+        """Ready, soft or hard. The soft ones that hold clients go first."""
+        facts, watched = self.facts[name], self.watched[name]
+        if (whole := self.whole()) is not None:
+            return whole
+        if facts.paused:
+            return Answer(Grade.SOFT, "paused")
+        if facts.disabled:
+            return Answer(Grade.SOFT, "disabled")
+        failing = self.failing_for(name)
+        if failing is not None and failing >= self.policy.down_after:
+            return Answer(Grade.HARD, "database unreachable")
+        if watched.proved_at is None and not watched.mute:
+            # Nothing is known yet; a failed first try is not waited out.
+            return Answer(
+                Grade.HARD, "starting" if failing is None else "database unreachable"
+            )
+        if self.full():
+            return Answer(Grade.SOFT, "saturated")
+        return GOOD
+
+    def primary_one(self, name: str) -> Answer:
+        """Ready, and the server takes writes."""
+        answer = self.ready_one(name)
+        if answer.grade is not Grade.GOOD:
+            return answer
+        watched = self.watched[name]
+        role = watched.role
+        if role is None:
+            return Answer(Grade.HARD, "role unknown")
+        if not role.standby and role.writable:
+            return Answer(Grade.GOOD, "primary")
+        word = "standby" if role.standby else "read-only"
+        wrong = self.policy.wrong_role
+        if wrong == "auto":
+            # Clients of what was the primary are better cut than left with a server
+            # that refuses their writes. One that never was has no such clients.
+            wrong = "503" if watched.was_primary else "404"
+        return Answer(Grade(int(wrong)), word)
+
+    def replica_one(self, name: str, lag: int | None) -> Answer:
+        """Ready, and the server is a standby that is not too far behind."""
+        answer = self.ready_one(name)
+        if answer.grade is not Grade.GOOD:
+            return answer
+        watched = self.watched[name]
+        role = watched.role
+        if role is None:
+            return Answer(Grade.HARD, "role unknown")
+        if not role.standby:
+            return Answer(Grade.SOFT, "primary")
+        if lag is not None:
+            seen = watched.receiver_seen
+            if role.lag is None or seen is None or role.at - seen > POSITION_AGE:
+                return Answer(Grade.SOFT, "lag unknown")
+            if role.lag > lag:
+                return Answer(Grade.SOFT, f"lag {role.lag} bytes")
+        return Answer(Grade.GOOD, "standby")
+
+    def failing_for(self, name: str) -> float | None:
+        """Seconds since which the server cannot be reached, None if it can."""
+        spans = [self.facts[name].failing_for]
+        since = self.watched[name].failing_since
+        if since is not None:
+            spans.append(self.clock() - since)
+        return max((span for span in spans if span is not None), default=None)
+
+    # Taking notice
+
+    def chosen(self, facts: dict[str, DatabaseFacts]) -> dict[str, DatabaseFacts]:
+        """The databases that are asked about, in the order of `health_databases`."""
+        if not self.policy.databases:
+            return facts
+        return {name: facts[name] for name in self.policy.databases if name in facts}
+
+    def notice(self, watched: Watched, facts: DatabaseFacts, now: float) -> None:
+        """Take traffic as proof."""
+        if watched.finished >= 0 and facts.finished > watched.finished:
+            self.prove(watched, now)
+        watched.finished = facts.finished
+        if (
+            watched.failing_since is not None
+            and facts.failing_for is None
+            and facts.servers
+            and facts.busiest >= 1
+        ):
+            # All servers are at work: a probe that found none was no evidence.
+            watched.failing_since = None
+
+    def prove(self, watched: Watched, now: float) -> None:
+        """The server has answered."""
+        watched.proved_at = now
+        watched.failing_since = None
+        watched.error = ""
+        watched.mute = False
+
+    def want_proof(self, name: str) -> None:
+        """Somebody asked about *name*."""
+        self.watched[name].asked_at = self.clock()
+
+    def want_role(self, name: str) -> None:
+        """Somebody asked about the role of *name*'s server."""
+        self.watched[name].asked_at = self.watched[name].role_asked_at = self.clock()
+
+    def due(self, watched: Watched, now: float) -> bool:
+        """Is a probe wanted, none under way, and the last one old enough?"""
+        if watched.probe is not None or now - watched.probed_at < PROBE_EVERY:
+            return False
+        if watched.proved_at is None:
+            # A pooler that was just started finds out by itself.
+            return True
+        if now - watched.role_asked_at < DEMAND:
+            return True
+        return now - watched.asked_at < DEMAND and now - watched.proved_at > PROOF_AGE
+
+    async def ask(self, name: str, watched: Watched) -> None:
+        """Probe once; every outcome is remembered, none is raised."""
+        try:
+            async with asyncio.timeout(PROBE_DEADLINE):
+                sql = PLAIN_ROLE_SQL if watched.plain else ROLE_SQL
+                rows = await self.view.probe(name, sql)
+            self.learn(watched, rows)
+        except LookupError:
+            watched.mute = True
+        except TimeoutError:
+            facts = self.facts.get(name)
+            if facts is not None and facts.busiest < 1 and not facts.paused:
+                self.fail(watched, f"no answer within {PROBE_DEADLINE:g} s")
+        except Exception as problem:
+            if str(getattr(problem, "sqlstate", "")).startswith("42"):
+                # It refuses the statement, so it is there.
+                watched.plain = True
+                self.prove(watched, self.clock())
+            else:
+                self.fail(watched, str(problem) or type(problem).__name__)
+        finally:
+            watched.probe = None
+
+    def learn(self, watched: Watched, rows: Rows) -> None:
+        """Take the probe's answer over."""
+        now = self.clock()
+        recovery, read_only, lag, receivers = rows[0]
+        if receivers != "0":
+            watched.receiver_seen = now
+        role = Role(
+            standby=recovery in ("t", "true", "1"),
+            writable=read_only == "off",
+            lag=None if lag is None else max(0, int(float(lag))),
+            at=now,
+        )
+        watched.was_primary |= not role.standby and role.writable
+        watched.role = role
+        self.prove(watched, now)
+
+    def fail(self, watched: Watched, text: str) -> None:
+        """A probe failed; the first of a row starts the count."""
+        watched.error = text
+        if watched.failing_since is None:
+            watched.failing_since = self.clock()
+
+    def forget(self, name: str) -> None:
+        """The database is gone."""
+        watched = self.watched.pop(name)
+        if watched.probe is not None:
+            watched.probe.cancel()
