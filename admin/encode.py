@@ -93,6 +93,14 @@ def columns(spec: str) -> tuple[Column, ...]:
     return tuple(found)
 
 
+_TYPE_NAMES: Final = {"text": "t", "int4": "i", "int8": "q"}
+
+
+def columns_of(named: Iterable[tuple[str, str]]) -> tuple[Column, ...]:
+    """Read columns given as (name, type name)."""
+    return tuple(Column(name, *_TYPES[_TYPE_NAMES[kind]]) for name, kind in named)
+
+
 def row_description(shape: Sequence[Column], formats: Sequence[int] = ()) -> bytes:
     """Announce *shape*; *formats* are one per column, or none for all text."""
     body = [_COUNT.pack(len(shape))]

@@ -342,6 +342,7 @@ SHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
 WAIT_CLOSE [<db>]"""
 # Behind PgBouncer's own lines: what only we have.
 _OURS: Final = """
+SHOW HAPROXY
 SELECT <columns> FROM clients|servers|pools|stats|databases|users|config \
 [WHERE ...] [GROUP BY ...] [ORDER BY ...] [LIMIT n]
 any SHOW with rows, except FDS and VERSION, is such a table"""

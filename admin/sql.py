@@ -236,7 +236,11 @@ class Run:
         self.snapshot = snapshot
         self.values = {str(at): value for at, value in enumerate(values, 1)}
         self.seconds = seconds
-        self.given_up = False
+        self.canceled = False
+
+    def cancel(self) -> None:
+        """Break the query off (called from the loop's thread)."""
+        self.canceled = True
 
     def rows(self) -> list[Row]:
         """Load the snapshot, run the query, give its rows (in a thread)."""
@@ -247,7 +251,7 @@ class Run:
                 _fill(database, name, rows)
             database.set_authorizer(lambda action, *what: _allow(action, *what[:2]))
             database.set_progress_handler(
-                lambda: self.given_up or time.monotonic() > deadline,
+                lambda: self.canceled or time.monotonic() > deadline,
                 STEPS_BETWEEN_LOOKS,
             )
             cursor = database.execute(self.select.text, self.values)
@@ -256,6 +260,9 @@ class Run:
             if len(found) > most:
                 raise CommandError(f"more than {most} rows, use LIMIT", "54000")
         except sqlite3.Error as error:
+            if self.canceled:
+                text = "canceling statement due to user request"
+                raise CommandError(text, "57014") from None
             raise refused(error) from None
         except OverflowError:
             raise CommandError("integer out of range", "22003") from None
