@@ -25,6 +25,8 @@ MAX_ANSWER = 64 * 1024 * 1024
 DEFAULT_DEADLINE = 1.0
 # How long to rest before asking again a unix socket whose accept queue is full.
 BUSY_PAUSE = 0.01
+# While HAProxy reloads (and while its master starts) the socket refuses for a moment.
+RELOAD_GAP = 0.5
 # Characters that would end a command, start another or begin a payload.
 FORBIDDEN = (";", "\\", "\n", "\r", "\0", "<<")
 
@@ -111,6 +113,7 @@ def connect(endpoint: Endpoint, ends: float) -> socket.socket:
         return socket.create_connection(
             (endpoint.host, endpoint.port), timeout=remaining(ends)
         )
+    gap_ends = time.monotonic() + RELOAD_GAP
     while True:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -121,9 +124,12 @@ def connect(endpoint: Endpoint, ends: float) -> socket.socket:
             # A full queue is refused at once on unix sockets when there is a timeout.
             link.close()
             time.sleep(min(BUSY_PAUSE, remaining(ends)))
-        except BaseException:
+        except BaseException as problem:
             link.close()
-            raise
+            refused = isinstance(problem, ConnectionRefusedError)
+            if not refused or time.monotonic() > min(gap_ends, ends - BUSY_PAUSE):
+                raise
+            time.sleep(BUSY_PAUSE)
 
 
 def read_to_end(link: socket.socket, ends: float) -> bytes:
