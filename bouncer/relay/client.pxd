@@ -31,6 +31,7 @@ cdef class Client(Stream):
         public int wait_kind
         public Pool pool
         readonly Server server  # linked, else None
+        public bint first_byte_is_tls   # TLS is configured and begins at once
         bint started            # the login talk has begun
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
@@ -49,6 +50,8 @@ cdef class Client(Stream):
         public object user_state
         public object database
         public object listener  # where it came in
+        public object counted_database  # limits: whose client counts include it
+        public object counted_user
         public int replication  # 0 none, 1 logical, 2 physical
         public str application_name_override
         public str startup_options

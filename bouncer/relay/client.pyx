@@ -89,6 +89,8 @@ cdef class Client(Stream):
             used = self.talk_take(p, count)
             if self.talk is not None or self.closed:
                 return used
+        if self.state >= CL_WAITING_CANCEL:
+            return count
         if self.state == CL_WAITING or self.held_back:
             return used
         return used + self.relay(p + used, count - used)
@@ -509,6 +511,13 @@ cdef class Client(Stream):
             return self.end(None, False, "08P01")
         return self.end("client unexpected eof", False, "08P01")
 
+    cdef bint busy_with_part(self) noexcept:
+        return self.remain > 0 or self.held.end > self.held.start or self.held_back
+
+    def wake(self):
+        if self.state != CL_WAITING and not self.held_back:
+            self.resume_reading()
+
     def tls_broken(self, error):
         """The original names the library's complaint without a prefix."""
         reason = getattr(error, "reason", None) or str(error)
@@ -518,6 +527,13 @@ cdef class Client(Stream):
         else:
             log.warning(f"tls_sbufio_recv: read failed: {reason}")
         return self.peer_eof()
+
+    @property
+    def given_application_name(self):
+        """What the startup packet said; before the welcome."""
+        if self.startup_params is None:
+            return ""
+        return self.startup_params.get("application_name", "")
 
     def disconnect(self, reason, notify=True, sqlstate="08P01"):
         """Close, with a reason for the log and, if *notify*, for the client."""
@@ -594,8 +610,14 @@ cdef class Client(Stream):
             if not self.closed and self.state != CL_WAITING and not self.held_back:
                 self.resume_reading()
 
-    def poke(self):
+    def go_on_now(self):
+        """Its server is there: send what was held; for the policy."""
         self.go_on()
+
+    @property
+    def in_handshake(self):
+        """TLS is being negotiated: no message can be sent."""
+        return self.tls_handshaking
 
     @property
     def prepared_count(self):

@@ -8,10 +8,10 @@ server goes first, so that the oldest can reach server_idle_timeout.
 """
 
 from bouncer.relay.client cimport (
-    CL_ACTIVE, CL_WAITING, WAIT_AUTH, WAIT_QUERY, WAIT_WELCOME, Client)
+    CL_ACTIVE, CL_ACTIVE_CANCEL, CL_LOGIN, CL_WAITING, CL_WAITING_CANCEL, WAIT_AUTH, WAIT_QUERY, WAIT_WELCOME, Client)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.server cimport (
-    PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, SV_ACTIVE, SV_BEING_CANCELED, SV_IDLE,
+    PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, SV_ACTIVE, SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE,
     SV_TESTED, SV_USED, Server)
 from bouncer.relay.stream cimport Stream, StreamList
 from bouncer.relay.tracked cimport TrackedParams, set_batch
@@ -226,6 +226,37 @@ cdef class Pool:
                 if self.waiting.head is waiter:
                     return
 
+    def push_login(self, Server server):
+        """A connection has begun."""
+        self.login.push_tail(server)
+
+    def push_cancel(self, Server server):
+        """A connection carries a CancelRequest instead of a login."""
+        server.state = SV_ACTIVE_CANCEL
+        self.active_cancel.push_tail(server)
+
+    def push_client(self, Client client):
+        """A client has logged in."""
+        self.clients.push_tail(client)
+
+    def push_cancel_client(self, Client client, bint active):
+        """A client that brought a CancelRequest: waiting, or forwarded."""
+        client.state = CL_ACTIVE_CANCEL if active else CL_WAITING_CANCEL
+        (self.cancel_active if active else self.cancel_waiting).push_tail(client)
+
+    def back_to_login(self, Client client):
+        """A client that waited for an auth_query is in no list again."""
+        if client.home is not None:
+            client.home.drop(client)
+        client.state = CL_LOGIN
+
+    def occupy(self, Server server):
+        """Take an idle server for a query of our own; it is linked to nobody."""
+        server.state = SV_ACTIVE
+        self.active.push_tail(server)
+        self.assignments += 1
+        server.talk_phase()
+
     def link_pair(self, Client client, Server server):
         """Link a given pair (replication, auth_query, takeover)."""
         return self.link(client, server)
@@ -254,6 +285,10 @@ cdef class Pool:
     def settle_again(self, Server server):
         """Find the place of a parked server."""
         self.settle(server, False)
+
+    def count_console_command(self):
+        self.queries += 1
+        self.transactions += 1
 
     @property
     def server_count(self):

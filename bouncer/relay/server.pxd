@@ -65,6 +65,7 @@ cdef class Server(Stream):
         # Told by the policy
         public object app
         public object login     # UserState whose secret was used
+        public object address   # hosts.Address it is connected to
         public object host      # hosts.Address it is connected to
         public object address_text  # "127.0.0.1:5432" or "unix:5432"
         public int replication

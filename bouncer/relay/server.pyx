@@ -102,6 +102,8 @@ cdef class Server(Stream):
     cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1:
         cdef Py_ssize_t used = 0
         cdef Py_ssize_t step
+        if self.state == SV_ACTIVE_CANCEL:
+            return count        # nothing is expected but the end
         while used < count and not self.closed:
             if self.talk is not None:
                 step = self.talk_take(p + used, count - used)
@@ -571,8 +573,9 @@ cdef class Server(Stream):
     # Ending
 
     cdef int peer_eof(self) except -1:
-        if self.talk is not None or self.phase == PH_TALK:
-            return self.end("server conn crashed?", False, True, "08P01")
+        if self.state == SV_ACTIVE_CANCEL:
+            self.app.cancels.finished(self)
+            return 0
         return self.end("server conn crashed?", False, True, "08P01")
 
     cdef int bad_header(self, const char* p, Py_ssize_t count) except -1:
@@ -630,6 +633,22 @@ cdef class Server(Stream):
         else:
             log.warning(f"tls_sbufio_recv: read failed: {reason}")
         return self.peer_eof()
+
+    def attach(self, int fd):
+        """Take the socket once there is one (names are resolved before)."""
+        self.fd = fd
+
+    def mark_ready(self):
+        """It has logged in and waits for a request."""
+        self.ready = True
+
+    def startup_params(self):
+        """(name, value) pairs for its startup packet, in order."""
+        return self.app.startup_params(self)
+
+    cdef bint busy_with_part(self) noexcept:
+        return (self.remain > 0 or self.held.end > self.held.start
+                or self.phase >= PH_APPLY or self.phase <= PH_TALK)
 
     def take_client(self, Client client):
         """Note whom this connection is for while it logs in (replication)."""

@@ -67,6 +67,7 @@ cdef class Stream:
     cdef int tls_pump(self) except -1
     cdef int tls_receive(self, const char* p, Py_ssize_t count) except -1
     cdef int tls_handshake(self) except -1
+    cdef bint busy_with_part(self) noexcept
     # Writing
     cdef int send(self, const char* p, Py_ssize_t count) except -1
     cdef int push(self, const char* p, Py_ssize_t count) except -1

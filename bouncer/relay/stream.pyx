@@ -274,6 +274,23 @@ cdef class Stream:
             self.poller.later.append(self.pump_later)
         return 0
 
+    def quiesce(self):
+        """Stop reading for a suspend; true when nothing is half done here."""
+        if self.closed:
+            return True
+        self.flush_out()
+        if buf_size(&self.out) > 0 or self.busy_with_part():
+            return False
+        self.pause_reading()
+        return True
+
+    cdef bint busy_with_part(self) noexcept:
+        return False
+
+    def wake(self):
+        """Read again after a suspend."""
+        self.resume_reading()
+
     def pump_later(self):
         if not self.closed and self.tls_object is not None:
             self.tls_pump()
@@ -454,7 +471,8 @@ cdef class Stream:
                  MSG_DONTWAIT | MSG_NOSIGNAL)
         self.closed = True
         self.poller.release_slot(self)
-        close(self.fd)
+        if self.fd >= 0:
+            close(self.fd)
         buf_free(&self.out)
         buf_free(&self.held)
         self.tls_object = self.tls_in = self.tls_out = None
@@ -493,6 +511,12 @@ cdef class Stream:
             packed = socket.inet_pton(socket.AF_INET, host)
             self.family = AF_INET
         memcpy(self.peer_raw, <const char*>packed, len(packed))
+        self.peer_port_raw = port
+
+    def note_unix(self, int port):
+        """The peer is behind a Unix socket whose file name has *port*."""
+        self.family = AF_UNIX
+        self.is_unix = True
         self.peer_port_raw = port
 
     @property

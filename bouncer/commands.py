@@ -1,0 +1,279 @@
+"""What pause, suspend, reconnect, kill and shutdown do (admin.md 8 to 10).
+
+A command that must wait leaves an *owed* reply; `progress` looks after each
+turn whether its condition holds. A pause outlives the console that asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from bouncer import log
+from bouncer.errors import CommandError
+from bouncer.pool.registry import CONSOLE, DatabaseState
+
+SUSPEND_TICK = 0.05  # seconds between two looks while sockets are flushed
+
+
+class Commands:
+    """Changes the mode of the whole pooler or of one database."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.owed: list[tuple[Any, str, DatabaseState | None]] = []
+        self.suspend_done = False
+        self.suspend_began = 0
+
+    def pools(self, database: DatabaseState | None = None) -> list[Any]:
+        """The pools that a command is about; never the console's."""
+        found: Iterable[Any] = (
+            database.pools.values()
+            if database is not None
+            else self.app.registry.all_pools()
+        )
+        return [pool for pool in found if pool.database.name != CONSOLE]
+
+    def block(self) -> None:
+        for pool in self.pools():
+            pool.blocked = self.app.is_blocked(pool)
+
+    # Pause
+
+    def pause(self, database: DatabaseState | None, owed: Any) -> bool:
+        """Hand out no server; true when no server is in use any more."""
+        if database is None:
+            self.app.global_mode = "pause"
+        else:
+            database.paused = True
+            if not any(pool.server_count for pool in database.pools.values()):
+                self.block()
+                return True
+        self.block()
+        self.close_unused()
+        if self.drained(database):
+            return True
+        if owed is not None:
+            self.owed.append((owed, "PAUSE", database))
+        return False
+
+    def close_unused(self) -> None:
+        """Servers that nobody uses are closed at once in a pause."""
+        if self.app.global_mode == "suspend":
+            return
+        for pool in self.pools():
+            if pool.blocked:
+                for server in (*pool.idle, *pool.used, *pool.login):
+                    server.disconnect("pause mode", True, False)
+
+    def drained(self, database: DatabaseState | None) -> bool:
+        pools = self.pools(database)
+        return not any(len(pool.active) or len(pool.tested) for pool in pools)
+
+    def resume(self, database: DatabaseState | None) -> None:
+        if database is not None:
+            database.paused = False
+        else:
+            if self.app.global_mode == "suspend":
+                self.unsuspend()
+            self.app.global_mode = "none"
+            for owed, tag, _ in self.owed[:]:
+                if tag in ("PAUSE", "SUSPEND"):
+                    owed.lifted()
+        self.owed = [one for one in self.owed if not one[0].gone]
+        self.block()
+        for pool in self.pools(database):
+            if not pool.blocked:
+                pool.failed = pool.failed and pool.last_error != "pause mode"
+                self.app.keeper.wants_server(pool)
+
+    def progress(self) -> None:
+        """Answer the consoles whose condition holds by now."""
+        app = self.app
+        if app.global_mode == "pause" or any(
+            database.paused for database in app.registry.databases.values()
+        ):
+            self.close_unused()
+        if app.global_mode == "suspend" and not self.suspend_done:
+            self.suspend_progress()
+        for entry in self.owed[:]:
+            owed, tag, database = entry
+            if owed.gone:
+                self.owed.remove(entry)
+            elif self.holds(tag, database):
+                self.owed.remove(entry)
+                owed.done()
+
+    def holds(self, tag: str, database: DatabaseState | None) -> bool:
+        app = self.app
+        if tag == "WAIT_CLOSE":
+            return not self.closing(database)
+        if tag == "SUSPEND":
+            return app.global_mode == "suspend" and self.suspend_done
+        if app.global_mode == "pause":
+            return self.drained(None)
+        paused = [one for one in app.registry.databases.values() if one.paused]
+        return bool(paused) and all(self.drained(one) for one in paused)
+
+    # Suspend
+
+    def suspend(self, owed: Any) -> bool:
+        """Stop reading everywhere once what is buffered has gone out."""
+        self.app.global_mode = "suspend"
+        self.suspend_done = False
+        self.suspend_began = self.app.poller.tick()
+        self.block()
+        self.app.listeners.suspend()
+        if owed is not None:
+            self.owed.append((owed, "SUSPEND", None))
+        self.suspend_progress()
+        if self.suspend_done and owed is not None:
+            self.owed = [one for one in self.owed if one[0] is not owed]
+            return True
+        return False
+
+    def suspend_progress(self) -> None:
+        app = self.app
+        timeout = app.settings.suspend_timeout
+        late = timeout and (
+            app.poller.tick() - self.suspend_began > timeout * 1_000_000
+        )
+        busy = [one for one in app.logging_in if one.state == 0 and one.held_bytes]
+        for pool in self.pools():
+            for server in (*pool.used, *pool.tested):
+                server.disconnect(
+                    "close unsafe file descriptors on suspend", True, False
+                )
+            for stream in (*pool.clients, *pool.waiting, *pool.servers()):
+                if stream.tls_object is None and not stream.quiesce():
+                    busy.append(stream)
+        if late:
+            for stream in busy:
+                if not stream.closed:
+                    stream.disconnect("suspend_timeout")
+            busy = []
+        self.suspend_done = not busy
+        if busy:
+            app.loop.call_later(SUSPEND_TICK, self.suspend_again)
+
+    def suspend_again(self) -> None:
+        if self.app.global_mode == "suspend":
+            self.progress()
+            self.app.poller.settle()
+
+    def unsuspend(self) -> None:
+        self.app.listeners.resume()
+        for pool in self.pools():
+            for stream in (*pool.clients, *pool.servers()):
+                stream.wake()
+
+    # Reconnect, kill
+
+    def reconnect(self, database: DatabaseState | None) -> None:
+        for pool in self.pools(database):
+            self.renew_pool(pool)
+        self.app.poller.put_off(self.progress)
+
+    def renew(self, database: DatabaseState) -> None:
+        """The entry of *database* has changed: its connections are renewed."""
+        for pool in list(database.pools.values()):
+            self.renew_pool(pool)
+
+    def renew_pool(self, pool: Any) -> None:
+        pool.forget_welcome()
+        pool.flagged = True
+        for server in pool.login:
+            server.disconnect("connect string changed", True, False)
+        for server in pool.servers():
+            server.close_needed = True
+
+    def kill(self, database: DatabaseState | None) -> None:
+        databases = (
+            [database]
+            if database is not None
+            else [
+                one
+                for one in self.app.registry.databases.values()
+                if one.pools and one.name != CONSOLE
+            ]
+        )
+        for one in databases:
+            one.paused = True
+            self.remove_pools(one)
+
+    def remove_pools(self, database: DatabaseState) -> None:
+        """Close everything of *database*; its pools and counters are gone."""
+        for pool in list(database.pools.values()):
+            pool.blocked = True
+            for client in (*pool.clients, *pool.waiting):
+                client.disconnect("database removed")
+            for client in (*pool.cancel_waiting, *pool.cancel_active):
+                client.disconnect("database removed", False)
+            for server in pool.servers():
+                server.disconnect("database removed", True, False)
+        database.pools.clear()
+
+    def drop(self, database: DatabaseState) -> None:
+        """*database* is not configured any more."""
+        log.warning(
+            f"dropping database '{database.name}' as it does not exist anymore or "
+            "inactive auto-database"
+        )
+        self.remove_pools(database)
+
+    def kill_client(self, number: int) -> None:
+        for pool in self.app.registry.all_pools():
+            for client in (
+                *pool.clients,
+                *pool.waiting,
+                *pool.cancel_waiting,
+                *pool.cancel_active,
+            ):
+                if client.id == number:
+                    client.disconnect("admin forced disconnect")
+                    return
+        raise CommandError("client not found")
+
+    # WAIT_CLOSE
+
+    def wait_close(self, database: DatabaseState | None, owed: Any) -> bool:
+        """True when no server of *database* (None: any) is to be closed."""
+        if not self.closing(database):
+            return True
+        self.owed.append((owed, "WAIT_CLOSE", database))
+        return False
+
+    def closing(self, database: DatabaseState | None) -> bool:
+        return any(
+            server.close_needed
+            for pool in self.pools(database)
+            for server in pool.servers()
+        )
+
+    # Shutdown
+
+    def shutdown(self, mode: str) -> None:
+        app = self.app
+        if mode == "immediate":
+            app.exit(0)
+            return
+        app.shutdown_mode = mode
+        app.listeners.close_tcp()
+        if mode == "wait_for_servers":
+            app.global_mode = "pause"
+            self.block()
+            self.close_unused()
+        app.poller.put_off(self.shutdown_progress)
+
+    def shutdown_progress(self) -> None:
+        """Exit when nothing is left of what we wait for."""
+        app = self.app
+        if app.exited.done():
+            return
+        if app.shutdown_mode == "wait_for_servers":
+            if not any(pool.server_count for pool in app.registry.all_pools()):
+                log.info("server connections dropped, exiting")
+                app.exit(0)
+        elif app.shutdown_mode == "wait_for_clients" and not app.limits.socket_count:
+            log.info("client connections dropped, exiting")
+            app.exit(0)

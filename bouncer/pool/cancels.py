@@ -1,0 +1,178 @@
+"""Cancel requests: find who is meant, carry the request to the server, wait.
+
+A request needs a connection of its own. While one is in flight the server it is
+for is given to nobody else: a cancel that comes late must not hit the next
+client's query (design D5). With peers a key names the process, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bouncer import log
+from bouncer.config.settings import Database
+from bouncer.pool.keeper import Keeper
+from bouncer.pool.registry import DatabaseState, PeerState, UserState
+from bouncer.wire.messages import cancel_request
+
+TTL_BITS = 3  # low bits of the key's last byte: how often it may still be passed on
+SENT = "successfully sent cancel request"
+GAVE_UP = "client gave up on cancel request, so we also give up forwarding to server"
+NOT_NEEDED = (
+    "peer server was not necessary anymore, because client cancel connection "
+    "was already closed"
+)
+
+
+def new_key(random: bytes, peer_id: int) -> bytes:
+    """A client's cancel key (client sheet 6.4) from 8 random bytes."""
+    key = bytearray(random)
+    key[0] &= 0x7F
+    if peer_id > 0:
+        key[1] = peer_id & 0xFF
+        key[2] = (peer_id >> 8) & 0xFF
+        key[7] |= TTL_BITS
+    return bytes(key)
+
+
+class Cancels:
+    """All cancel requests of the process."""
+
+    def __init__(self, app: Any, keeper: Keeper) -> None:
+        self.app = app
+        self.keeper = keeper
+        self.keys: dict[bytes, Any] = {}  # key -> client
+        # Of a client that brought a request: (target client or None, key)
+        self.asked: dict[Any, tuple[Any, bytes]] = {}
+        self.carrying: dict[Any, Any] = {}  # server connection -> server to cancel
+
+    def request(self, client: Any, key: bytes) -> None:
+        """*client* brought a CancelRequest with *key*."""
+        peer_id = self.app.settings.peer_id
+        if peer_id > 0:
+            named = key[1] | key[2] << 8
+            if named != peer_id:
+                self.to_peer(client, key, named)
+                return
+            key = key[:7] + bytes([key[7] | TTL_BITS])
+        target = self.keys.get(key)
+        if target is None:
+            client.disconnect("failed cancel request", False)
+        elif target.on_console:
+            client.disconnect("cancel request for console client", False)
+            self.app.consoles[target.database.name].cancel_requested(target)
+        elif target.server is None:
+            client.disconnect("cancel request for idle client", False)
+        elif target.server.setting_parameters:
+            client.disconnect(
+                "ignoring cancel request for server that is setting vars", False
+            )
+        else:
+            self.wait(client, target.pool, target, key)
+
+    def to_peer(self, client: Any, key: bytes, named: int) -> None:
+        ttl = key[7] & TTL_BITS
+        if ttl == 0:
+            client.disconnect(
+                "failed to forward cancel request because its TTL was exhausted", False
+            )
+            return
+        peer = self.app.registry.peers.get(named)
+        if peer is None:
+            client.disconnect("could not find peer to forward request to", False)
+            return
+        key = key[:7] + bytes([key[7] - 1])
+        self.wait(client, self.peer_pool(peer), None, key)
+
+    def peer_pool(self, peer: PeerState) -> Any:
+        """The pool of connections to *peer*; it holds nothing but cancels."""
+        if peer.pool is None:
+            config = Database(f"peer-{peer.id}", "", pool_size=peer.config.pool_size)
+            peer.pool = self.app.make_pool(DatabaseState(config), UserState(""))
+            peer.pool.peer = peer
+            peer.pool.welcome = b""
+        return peer.pool
+
+    def wait(self, client: Any, pool: Any, target: Any, key: bytes) -> None:
+        client.pool = pool
+        client.wait_start = self.app.poller.now
+        pool.push_cancel_client(client, False)
+        self.asked[client] = (target, key)
+        pool.cancels.append(client)
+        self.keeper.open_if_allowed(pool)
+
+    # A connection is there
+
+    def use_connection(self, server: Any) -> bool:
+        """Send a waiting request over a fresh connection; false if none waits."""
+        pool = server.pool
+        while pool.cancels:
+            client = pool.cancels.pop(0)
+            target, key = self.asked[client]
+            if target is not None:
+                busy = target.server
+                if target.closed or busy is None or busy.is_ready:
+                    client.disconnect(
+                        "not sending cancel request for client that is now idle", False
+                    )
+                    continue
+                key = busy.cancel_key
+                busy.cancels += 1
+                self.carrying[server] = busy
+            server.cancel_for = client
+            pool.failed = False
+            pool.push_cancel(server)
+            pool.push_cancel_client(client, True)
+            server.write(cancel_request(key))
+            return True
+        if pool.peer is not None:
+            server.disconnect(NOT_NEEDED, False, False)
+            return True
+        return False
+
+    def finished(self, server: Any) -> None:
+        """The other side closed the connection: the request has been taken."""
+        client = server.cancel_for
+        server.disconnect(SENT, False, False)
+        if client is not None:
+            client.disconnect(SENT, False)
+
+    # Somebody went away
+
+    def connection_gone(self, server: Any) -> None:
+        """A connection that carried a request is closed, for whatever reason."""
+        target = self.carrying.pop(server, None)
+        if target is not None and not target.closed:
+            target.cancels -= 1
+            if target.cancels == 0 and target.state_name == "being_canceled":
+                target.pool.settle_again(target)
+        client, server.cancel_for = server.cancel_for, None
+        if client is not None and not client.closed:
+            client.disconnect("failed to send cancel request", False)
+
+    def client_gone(self, client: Any) -> None:
+        """A client is closed: forget its key, or the request it brought."""
+        if client.cancel_key is not None and self.keys.get(client.cancel_key) is client:
+            del self.keys[client.cancel_key]
+        if self.asked.pop(client, None) is None:
+            return
+        pool = client.pool
+        if client in pool.cancels:
+            pool.cancels.remove(client)
+            return
+        for server in pool.active_cancel:
+            if server.cancel_for is client:
+                server.cancel_for = None
+                server.disconnect(GAVE_UP, False, False)
+
+    def drop_peer(self, peer: PeerState) -> None:
+        """A peer left the configuration."""
+        log.warning("dropping peer  as it does not exist anymore")
+        if peer.pool is None:
+            return
+        for client in (*peer.pool.cancel_waiting, *peer.pool.cancel_active):
+            client.disconnect("peer removed", False)
+        for server in peer.pool.servers():
+            server.disconnect("peer removed", False, False)
+
+

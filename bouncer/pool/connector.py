@@ -1,0 +1,183 @@
+"""Make server connections: host, address, socket, then the login talk.
+
+Nothing here waits: an address that must be asked of DNS, a connect that the
+kernel has not finished and the login itself all come back as calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from bouncer import log
+from bouncer.errors import Disconnect, LoginFailed
+from bouncer.pool.hosts import Address, HostList, LookupFailed
+from bouncer.pool.keeper import Keeper, connect_nonblocking, known_parameters
+from bouncer.relay.tracked import from_dict, named_values
+from bouncer.talks.server_login import server_login
+
+REPLICATION = {1: "database", 2: "yes"}  # value of the startup parameter
+
+
+class Connector:
+    """Opens what the keeper wants opened."""
+
+    def __init__(self, app: Any, keeper: Keeper) -> None:
+        self.app = app
+        self.keeper = keeper
+
+    # The way to a socket
+
+    def connect(self, server: Any) -> None:
+        """Begin to connect *server* to the database of its pool."""
+        hosts = self.host_list(server)
+        config = server.peer.config if server.peer else server.pool.database.config
+        server.host = host = hosts.pick()
+        server.address_text = "(bad-af):0"
+        try:
+            found = self.app.hosts.resolve(host, config.port)
+        except LookupFailed:
+            self.app.poller.put_off(lambda: self.no_address(server, host))
+            return
+        if isinstance(found, Address):
+            self.connect_to(server, found)
+        else:
+            found.add_done_callback(lambda future: self.resolved(server, host, future))
+
+    def host_list(self, server: Any) -> HostList:
+        """The host list of the pool, made anew when the entry has changed."""
+        config = server.peer.config if server.peer else server.pool.database.config
+        balance = getattr(config, "load_balance_hosts", "round-robin")
+        key = (config.host, balance)
+        pool = server.pool
+        if pool.host_key != key:
+            pool.host_key = key
+            pool.hosts = HostList(config.host, balance)
+        return pool.hosts
+
+    def resolved(
+        self, server: Any, host: str, future: asyncio.Future[Address]
+    ) -> None:
+        self.app.poller.tick()
+        if server.closed or future.cancelled():
+            return
+        if future.exception() is not None:
+            self.no_address(server, host)
+        else:
+            self.connect_to(server, future.result())
+        self.app.poller.settle()
+
+    def no_address(self, server: Any, host: str) -> None:
+        if server.closed:
+            return
+        self.keeper.note_failure(server.pool, "server DNS lookup failed")
+        server.pool.hosts.failed()
+        if not host and not self.app.settings.unix_socket_dir:
+            log.error(f"unix socket dir not configured: {server.pool.database_name}")
+            server.disconnect("cannot connect", False, False)
+        else:
+            server.disconnect("server DNS lookup failed", False, False)
+
+    def connect_to(self, server: Any, address: Address) -> None:
+        server.address = address
+        server.address_text = address.text
+        try:
+            sock, connected = connect_nonblocking(address.family, address.sockaddr)
+        except OSError as error:
+            log.warning(
+                f"sbuf_connect failed to connect to {where(address)}: {error.strerror}"
+            )
+            self.app.poller.put_off(lambda: self.failed(server))
+            return
+        if address.family != 1:
+            self.app.tune_server(sock.fileno())
+            server.set_peer(address.host.partition("%")[0], address.port)
+        else:
+            server.note_unix(address.port)
+        server.attach(sock.detach())
+        server.watch(connected)
+        if connected:
+            server.talk_phase()
+            self.app.poller.put_off(lambda: self.connected(server, 0))
+
+    def connected(self, server: Any, error: int) -> None:
+        """The kernel has connected, or has given up."""
+        if server.closed:
+            return
+        if error:
+            if log.verbosity:
+                log.debug(f"{server.prefix} connect failed: {os.strerror(error)}")
+            self.app.hosts.connect_failed(server.address)
+            self.failed(server)
+            return
+        if self.app.cancels.use_connection(server):
+            return
+        if self.app.settings.log_connections:
+            if server.is_unix:
+                log.info(f"{server.prefix} new connection to server")
+            else:
+                local = server.local_name()
+                log.info(
+                    f"{server.prefix} new connection to server "
+                    f"(from {shown(local[0], local[1])})"
+                )
+        server.begin_talk(server_login(server, self.app))
+
+    def failed(self, server: Any) -> None:
+        if not server.closed:
+            server.pool.hosts.failed()
+            self.keeper.note_failure(server.pool, "connect failed")
+            server.disconnect("connect failed", False, False)
+
+    # The login
+
+    def startup_params(self, server: Any) -> list[tuple[str, str]]:
+        """What the startup packet says, in the order of server sheet 2.1."""
+        config = server.pool.database.config
+        params = [("database", config.dbname)]
+        for name in ("client_encoding", "datestyle", "timezone", "application_name"):
+            value = getattr(config, name)
+            if value:
+                params.append((name, value))
+        client = server.client
+        if server.replication and client is not None:
+            params.append(("replication", REPLICATION[server.replication]))
+            given = client.tracked or from_dict(client.startup_params or {})
+            params += [
+                (name.decode(), value.decode("utf-8", "surrogateescape"))
+                for name, value in named_values(given)
+            ]
+            if client.startup_options:
+                params.append(("options", client.startup_options))
+        params.append(("user", server.pool.user_name))
+        return params
+
+    def logged_in(self, server: Any, login: Any) -> None:
+        """The login talk is over."""
+        pool = server.pool
+        server.cancel_key = login.cancel_key
+        server.backend_pid = int.from_bytes(login.cancel_key[:4], "big")
+        server.tracked = known_parameters(login.parameters)
+        if not server.replication or pool.welcome is None:
+            pool.take_welcome(login.parameters)
+        self.keeper.connected(server)
+
+    def login_failed(self, server: Any, problem: Exception) -> None:
+        if isinstance(problem, LoginFailed):
+            self.keeper.login_failed(server, problem)
+        elif isinstance(problem, Disconnect):
+            server.pool.hosts.failed()
+            self.keeper.note_failure(server.pool, problem.reason)
+            server.disconnect(
+                None if problem.silent else problem.reason, problem.notify, False
+            )
+
+
+def shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def where(address: Address) -> str:
+    """How the original names an address that connect() refused at once."""
+    return f"unix:{address.path}" if address.path else address.text

@@ -1,0 +1,136 @@
+"""A pool as policy sees it: the relay's Pool plus what only Python needs.
+
+The relay links and releases; here stand the welcome that new clients get, the
+credentials for the server, and what is remembered of failed attempts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from bouncer.relay.pool import Pool
+from bouncer.relay.talk import Waiter
+from bouncer.relay.tracked import filled, from_dict, index_of, named_values
+from bouncer.wire.messages import parameter_status
+
+WAIT_WELCOME = 1  # client.pxd, WaitKind
+
+
+class Credentials(NamedTuple):
+    """What logs us in at the server (client sheet 9)."""
+
+    user: str
+    secret: str
+    scram_keys: tuple[bytes, bytes] | None
+
+
+class ServerPool(Pool):
+    """The clients and servers of one database and server user."""
+
+    def __init__(self, poller: Any, keeper: Any, database: Any, user: Any) -> None:
+        super().__init__(poller, keeper, database.name, user.name)
+        self.database = database
+        self.user = user
+        self.scram_keys: tuple[bytes, bytes] | None = None
+        # Attempts to open a server; monotonic microseconds
+        self.failed = False  # the last one did not get through
+        self.last_error = ""  # its reason, for later clients
+        self.last_attempt = 0
+        self.last_lifetime_close = 0
+        self.hosts: Any = None  # hosts.HostList of the entry
+        self.host_key: Any = None  # what it was made from
+        self.cancels: list[Any] = []  # clients whose CancelRequest waits, in order
+        self.flagged = False  # some active server is marked for closing
+        self.peer: Any = None  # registry.PeerState: only cancels go there
+        self.idle_since = poller.now
+        # Snapshots of the counters for averages (stats.md 3)
+        self.newer: tuple[int, ...] = ()
+        self.older: tuple[int, ...] = ()
+
+    @property
+    def credentials(self) -> Credentials:
+        """Name and secret for a login at the server."""
+        config = self.database.config
+        keys = self.scram_keys or self.user.scram_keys
+        if config.user and config.password:
+            return Credentials(self.user_name, config.password, keys)
+        return Credentials(self.user_name, self.user.secret, keys)
+
+    # Welcome (client sheet 6)
+
+    def welcome_waiter(self, client: Any) -> Waiter | None:
+        """None when the welcome is known; else what the login has to wait for."""
+        if self.welcome is not None:
+            return None
+        waiter = Waiter()
+        client.wait_note = waiter
+        self.queue(client, WAIT_WELCOME)
+        self.poller.put_off(lambda: self.keeper.wants_server(self))
+        return waiter
+
+    def take_welcome(self, parameters: list[tuple[str, str]]) -> None:
+        """Keep what the first login told, and let waiting logins go on."""
+        if self.welcome is None:
+            plain, tracked = [], {}
+            for name, value in parameters:
+                if index_of(name) is None:
+                    plain.append(parameter_status(name, value))
+                else:
+                    tracked[name] = value
+            self.defaults = from_dict(tracked)
+            self.welcome = b"".join(plain)
+        self.welcome_waiting()
+
+    def welcome_waiting(self) -> None:
+        """Let the logins go on that wait for the welcome."""
+        for client in self.waiting:
+            if client.wait_kind == WAIT_WELCOME:
+                note, client.wait_note = client.wait_note, None
+                self.leave_queue(client)
+                note.set(None)
+
+    def forget_welcome(self) -> None:
+        """RECONNECT or a changed entry: the next login asks anew."""
+        self.welcome = None
+
+    def welcome_for(self, client: Any) -> bytes:
+        """The ParameterStatus block for *client*, which gets its tracked values."""
+        given = from_dict(client.startup_params or {})
+        client.tracked = filled(given, self.defaults)
+        lines = [self.welcome or b""]
+        for name, value in named_values(client.tracked):
+            lines.append(
+                parameter_status(
+                    name.decode(), value.decode("utf-8", "surrogateescape")
+                )
+            )
+        return b"".join(lines)
+
+    # Counts
+
+    @property
+    def live_count(self) -> int:
+        """Server connections that have logged in."""
+        return (
+            len(self.idle)
+            + len(self.used)
+            + len(self.tested)
+            + len(self.active)
+            + len(self.being_canceled)
+        )
+
+    def counters(self) -> tuple[int, ...]:
+        """The eleven counters in the order of SHOW STATS."""
+        return (
+            self.assignments,
+            self.transactions,
+            self.queries,
+            self.client_bytes,
+            self.server_bytes,
+            self.transaction_us,
+            self.query_us,
+            self.wait_us,
+            self.client_parses,
+            self.server_parses,
+            self.binds,
+        )

@@ -1,0 +1,281 @@
+"""What exists at run time: databases, users, peers, pools.
+
+Configuration objects come and go with RELOAD; the states here live on, with
+their counts, flags and pools. Names map to exactly one state each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bouncer import log
+from bouncer.config.load import make_autodb
+from bouncer.config.settings import Configuration, Database, Peer, UserOptions
+from bouncer.pool.pools import ServerPool
+
+CONSOLE = "pgbouncer"
+LONGEST_DATABASE_NAME = 63  # bytes; PostgreSQL cuts identifiers there
+
+
+class DatabaseState:
+    """One database that clients may name."""
+
+    __slots__ = (
+        "auto",
+        "client_count",
+        "config",
+        "disabled",
+        "host_index",
+        "idle_since",
+        "name",
+        "paused",
+        "pools",
+        "server_count",
+        "wait_close",
+    )
+
+    def __init__(self, config: Database, auto: bool = False) -> None:
+        self.name = config.name
+        self.config = config
+        self.auto = auto
+        self.paused = False
+        self.disabled = False
+        self.wait_close = False
+        self.client_count = 0
+        self.server_count = 0
+        self.host_index = 0  # of the host list: next one for a new connection
+        self.idle_since = 0  # monotonic us; an auto-database without anybody
+        self.pools: dict[str, ServerPool] = {}
+
+    def __repr__(self) -> str:
+        return f"DatabaseState({self.name})"
+
+
+class UserState:
+    """One user name: a secret, options, counts.
+
+    *dynamic* users were learnt from auth_query, PAM or LDAP; *account* is the
+    state whose counts limits look at (itself, but for users learnt per database).
+    """
+
+    __slots__ = (
+        "account",
+        "adhoc_scram",
+        "client_count",
+        "dynamic",
+        "in_auth_file",
+        "name",
+        "options",
+        "scram_keys",
+        "secret",
+        "server_count",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.secret = ""
+        self.in_auth_file = False
+        self.dynamic = False
+        self.options: UserOptions | None = None
+        self.client_count = 0
+        self.server_count = 0
+        self.scram_keys: tuple[bytes, bytes] | None = None
+        self.adhoc_scram: Any = None
+        self.account: UserState = self
+
+    def set_secret(self, secret: str) -> None:
+        """Take a new secret; what was derived from the old one is void."""
+        if secret != self.secret:
+            self.secret = secret
+            self.scram_keys = None
+            self.adhoc_scram = None
+
+    def __repr__(self) -> str:
+        return f"UserState({self.name})"
+
+
+class PeerState:
+    """One other process that cancel requests may be for."""
+
+    __slots__ = ("config", "id", "pool")
+
+    def __init__(self, config: Peer) -> None:
+        self.id = config.id
+        self.config = config
+        self.pool: ServerPool | None = None
+
+
+class Registry:
+    """Databases, users, peers and pools by name."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        make_pool: Callable[[DatabaseState, UserState], ServerPool],
+    ) -> None:
+        self.databases: dict[str, DatabaseState] = {}
+        self.users: dict[str, UserState] = {}
+        self.peers: dict[int, PeerState] = {}
+        self.make_pool = make_pool
+        self.learnt: dict[tuple[str, str], UserState] = {}
+        self.configuration = configuration
+        self.user(CONSOLE)
+        self.apply(configuration)
+
+    # Databases
+
+    def find_database(self, name: str, client: Any = None) -> DatabaseState | None:
+        """The database *name*; one made from the `*` entry if there is that.
+
+        *client* is who asked: its prefix stands before the log line.
+        """
+        found = self.databases.get(name)
+        if found is not None:
+            return found
+        if self.configuration.autodb is None:
+            return None
+        prefix = "" if client is None else f"{client.prefix} "
+        if len(name.encode("utf-8", "surrogateescape")) > LONGEST_DATABASE_NAME:
+            log.warning(f"too long db name: {name}")
+            return None
+        config = make_autodb(self.configuration, name)
+        if config is None:
+            return None
+        log.info(f"{prefix}registered new auto-database: {name}")
+        state = DatabaseState(config, auto=True)
+        self.databases[name] = state
+        self.note_forced_user(state)
+        return state
+
+    def all_pools(self) -> Iterator[ServerPool]:
+        """Every pool of a database, the console's included; not peers'."""
+        for database in list(self.databases.values()):
+            yield from list(database.pools.values())
+
+    def sorted_databases(self) -> list[DatabaseState]:
+        """In the console's order: byte order of the names."""
+        return sorted(self.databases.values(), key=lambda one: one.name.encode())
+
+    def sorted_pools(self) -> list[ServerPool]:
+        return [
+            pool
+            for database in self.sorted_databases()
+            for _, pool in sorted(
+                database.pools.items(), key=lambda item: item[0].encode()
+            )
+        ]
+
+    # Users
+
+    def user(self, name: str) -> UserState:
+        """The state of *name*, made if it is new."""
+        found = self.users.get(name)
+        if found is None:
+            found = self.users[name] = UserState(name)
+        return found
+
+    def learn_user(self, database: DatabaseState, name: str, secret: str) -> UserState:
+        """A user that auth_query has found (or PAM, LDAP): kept per database."""
+        key = (database.name, name)
+        state = self.learnt.get(key)
+        if state is None:
+            state = self.learnt[key] = UserState(name)
+            state.dynamic = True
+            state.account = self.user(name)
+        state.set_secret(secret)
+        state.options = state.account.options
+        return state
+
+    def set_auth_file(self, secrets: dict[str, str]) -> None:
+        """Take the users of auth_file; those who left it are unknown again."""
+        for name, state in self.users.items():
+            if state.in_auth_file and name not in secrets:
+                state.in_auth_file = False
+                state.set_secret("")
+        for name, secret in secrets.items():
+            state = self.user(name)
+            state.in_auth_file = True
+            state.set_secret(secret)
+
+    def note_forced_user(self, database: DatabaseState) -> None:
+        """Names that a configuration mentions are users, too (SHOW USERS)."""
+        for name in (database.config.user, database.config.auth_user):
+            if name:
+                self.user(name)
+
+    # Pools
+
+    def pool(
+        self, database: DatabaseState, user_name: str, user: UserState
+    ) -> ServerPool:
+        """The pool of *database* for the server user *user_name*."""
+        found = database.pools.get(user_name)
+        if found is None:
+            found = self.make_pool(database, user)
+            database.pools[user_name] = found
+        else:
+            found.user = user
+        return found
+
+    # Configuration
+
+    def apply(self, configuration: Configuration) -> tuple[list[DatabaseState], list]:
+        """Take a new configuration.
+
+        Returns the databases whose connections must be renewed, and what was
+        dropped: databases and peers that the configuration no longer has.
+        """
+        self.configuration = configuration
+        changed: list[DatabaseState] = []
+        dropped: list[Any] = []
+        for name, config in configuration.databases.items():
+            state = self.databases.get(name)
+            if state is None:
+                self.databases[name] = state = DatabaseState(config)
+            else:
+                if differs(state.config, config):
+                    changed.append(state)
+                state.config = config
+                state.auto = False
+            self.note_forced_user(state)
+        for name, state in list(self.databases.items()):
+            if name in configuration.databases or name == CONSOLE:
+                continue
+            again = make_autodb(configuration, name, state.config) if state.auto else None
+            if again is None:
+                del self.databases[name]
+                dropped.append(state)
+            else:
+                if differs(state.config, again):
+                    changed.append(state)
+                state.config = again
+        for name, options in configuration.users.items():
+            self.user(name).options = options
+        for state in self.learnt.values():
+            state.options = state.account.options
+        if configuration.settings.auth_user:
+            self.user(configuration.settings.auth_user)
+        for number, peer in configuration.peers.items():
+            known = self.peers.get(number)
+            if known is None:
+                self.peers[number] = PeerState(peer)
+            else:
+                known.config = peer
+        for number in [n for n in self.peers if n not in configuration.peers]:
+            dropped.append(self.peers.pop(number))
+        return changed, dropped
+
+
+def differs(old: Database, new: Database) -> bool:
+    """Must connections made for *old* be closed (server sheet 15)?"""
+    return (
+        old.dbname != new.dbname
+        or old.host != new.host
+        or old.port != new.port
+        or old.user != new.user
+        or old.connect_query != new.connect_query
+        or old.auth_dbname != new.auth_dbname
+        or old.auth_query != new.auth_query
+        or old.load_balance_hosts != new.load_balance_hosts
+    )

@@ -1,0 +1,65 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Accept clients on a listening socket, in compiled code."""
+
+import os
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.string cimport memset
+
+from bouncer.relay.client cimport Client
+from bouncer.relay.poller cimport Poller
+from bouncer.relay.sockets cimport (
+    EPOLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, sockaddr, sockaddr_storage,
+    socklen_t)
+from bouncer.relay.stream cimport Stream
+
+cdef enum:
+    BURST = 64                  # clients accepted before others get a turn
+
+
+cdef class Acceptor(Stream):
+    """A listening socket; what it accepts becomes a Client of *app*."""
+    cdef:
+        object app
+        object listener
+
+    def __init__(self, Poller poller not None, int fd, app, listener):
+        self.poller = poller
+        self.fd = fd
+        self.app = app
+        self.listener = listener
+
+    def watch(self):
+        self.poller.add(self, EPOLLIN)
+
+    def unwatch(self):
+        """Leave the poller; the descriptor belongs to the listener."""
+        self.poller.remove(self)
+        self.poller.release_slot(self)
+        self.closed = True          # so that dealloc does not close it
+
+    cdef int on_events(self, unsigned int events) except -1:
+        cdef sockaddr_storage raw
+        cdef socklen_t size
+        cdef int fd, i
+        cdef Client client
+        for i in range(BURST):
+            size = sizeof(sockaddr_storage)
+            memset(&raw, 0, size)
+            fd = accept4(self.fd, <sockaddr*>&raw, &size,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                if errno == EINTR or errno == ECONNABORTED:
+                    continue
+                if errno != EAGAIN:
+                    self.app.accept_failed(OSError(errno, os.strerror(errno)))
+                break
+            client = Client(self.poller, fd, self.app, self.listener)
+            client.learn_peer(&raw)
+            client.watch()
+            self.app.client_accepted(client)
+            if not client.closed:
+                client.read_now()
+            if self.closed:
+                break
+        return 0
