@@ -52,15 +52,19 @@ class Bouncer:
         self,
         configuration: Configuration,
         config_path: str,
-        loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop | None,
         options: Any = None,
     ) -> None:
+        """Read the files that go with *configuration*.
+
+        Without a *loop* nothing here needs one until `attach`: what is read may be
+        root's, so it is read before the user is switched, and thus before the fork
+        of -d, which no loop survives.
+        """
         self.config = configuration
         self.config_path = config_path
-        self.loop = loop
         self.options = options
         self.poller = Poller()
-        self.poller.loop = loop
         self.poller.after = log.flush
         self.poller.crashed = self.crashed
         self.started_at = self.poller.wall_clock()
@@ -73,7 +77,6 @@ class Bouncer:
         self.logging_in: dict[Any, None] = {}
         self.global_mode = "none"
         self.shutdown_mode: str | None = None
-        self.exited: asyncio.Future[int] = loop.create_future()
         self.keeper = Keeper(self)
         self.connector = Connector(self, self.keeper)
         self.cancels = Cancels(self, self.keeper)
@@ -83,20 +86,29 @@ class Bouncer:
         self.commands = Commands(self)
         self.rows = Rows(self)
         self.stats_clock = Stats(self.poller.clock())
-        self.hosts = Hosts(configuration.settings, loop, self.addresses_changed)
         relay_tracked.configure(
             name.strip() for name in self.settings.track_extra_parameters.split(",")
         )
         self.registry = Registry(configuration, self.make_pool)
+        self.stats_period = max(self.settings.stats_period, 1)
+        self.apply_settings()
         self.add_console_database()
         self.hba: HbaRules | None = None
         self.client_tls: Any = None
         self.auth_file: UserListFile | None = None
-        self.apply_settings()
         self.read_users()
         self.read_hba()
         self.client_tls = tls.client_context(self.settings)
         tls.server_context(self.settings)
+        if loop is not None:
+            self.attach(loop)
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the loop that everything will run in."""
+        self.loop = loop
+        self.poller.loop = loop
+        self.exited: asyncio.Future[int] = loop.create_future()
+        self.hosts = Hosts(self.settings, loop, self.addresses_changed)
 
     @property
     def settings(self) -> Settings:
@@ -187,7 +199,6 @@ class Bouncer:
             bool(settings.log_pooler_errors),
         )
         relay_server.configure(bool(settings.log_disconnections))
-        self.stats_period = getattr(self, "stats_period", max(settings.stats_period, 1))
         self.any_client_idle_timeout = settings.client_idle_timeout > 0 or any(
             user.options is not None and user.options.client_idle_timeout
             for user in self.registry.users.values()
