@@ -41,8 +41,8 @@ class Service:
         self.notify("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """Give the one line that systemctl status shows."""
-        self.notify(f"STATUS={text}")
+        """Give the one line that systemctl status shows: the log's, with a real mu."""
+        self.notify(f"STATUS={text.replace(' us', ' μs')}")
 
     def alive(self) -> None:
         """Reset the watchdog; due at least every *watchdog* seconds, if not 0."""

@@ -34,12 +34,14 @@ FLOORS = {
     "bouncer.check": 4,
     "bouncer.explain": 4,
     "bouncer.listener": 4,
+    "bouncer.options": 4,
     "bouncer.process": 4,
     "bouncer.service": 4,
     "bouncer.stats": 4,
     "admin": 5,
     "ha": 5,
     "bouncer.cli": 6,
+    "bouncer.pybouncer": 6,
     "bouncer.__main__": 6,
 }
 # Narrower than the floors: what a package may import at all.

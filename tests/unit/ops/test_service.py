@@ -36,7 +36,7 @@ def test_messages(manager: Receive) -> None:
     assert manager() == "READY=1"
     service.stopping()
     assert manager() == "STOPPING=1"
-    service.status("stats: wait 1 μs")
+    service.status("stats: wait 1 us")
     assert manager() == "STATUS=stats: wait 1 μs"
     service.alive()
     assert manager() == "WATCHDOG=1"
