@@ -287,11 +287,11 @@ class Extended:
 
     def bind(self, reader: Reader) -> None:
         """Bind: give a statement its values."""
-        name = reader.text()
-        statement = self.statement(reader.text())
+        name, of = reader.text(), reader.text()
         formats = reader.numbers(_INT2)
         raw = reader.values()
         wanted = reader.numbers(_INT2)
+        statement = self.statement(of)
         if len(raw) != len(statement.oids):
             raise CommandError(
                 f"bind message supplies {len(raw)} parameters, but prepared statement "
@@ -387,8 +387,8 @@ class Extended:
     def execute(self, reader: Reader) -> Talk:
         """Execute: carry a portal out, or go on with it."""
         name = reader.text()
-        portal = self.portal(name)
         most = max(0, reader.number(_INT4))
+        portal = self.portal(name)
         session = self.session
         if portal.over:
             raise CommandError(

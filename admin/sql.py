@@ -293,6 +293,7 @@ _STATES: Final = (
     ("no such function", "42883"),
     ("interrupted", "57014"),
     ("not authorized", "42501"),
+    ("access to ", "42501"),
     ("string or blob too big", "54000"),
     ("ambiguous column name", "42702"),
     ("misuse of aggregate", "42803"),

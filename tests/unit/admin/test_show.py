@@ -1,0 +1,161 @@
+"""What SHOW writes for raw rows."""
+
+from typing import Any
+
+import pytest
+
+from admin.show import TOPICS
+from tests.unit.admin.talking import Conversation, FakeApp, console, socket_row
+
+# monitoring.md section 2: positional and strict readers count these.
+WIDTHS = {
+    "STATS": 23,
+    "STATS_TOTALS": 12,
+    "STATS_AVERAGES": 12,
+    "TOTALS": 2,
+    "POOLS": 17,
+    "PEER_POOLS": 5,
+    "LISTS": 2,
+    "USERS": 8,
+    "DATABASES": 17,
+    "PEERS": 4,
+    "CLIENTS": 21,
+    "SERVERS": 21,
+    "SOCKETS": 28,
+    "ACTIVE_SOCKETS": 28,
+    "CONFIG": 4,
+    "MEM": 5,
+    "DNS_HOSTS": 3,
+    "DNS_ZONES": 3,
+    "STATE": 2,
+    "VERSION": 1,
+    "FDS": 15,
+}
+
+
+def rows(messages: list[dict[str, Any]]) -> list[list[Any]]:
+    return [m["values"] for m in messages if m["msg"] == "DataRow"]
+
+
+def test_every_topic_has_its_width() -> None:
+    assert {name: len(topic.shape) for name, topic in TOPICS.items()} == WIDTHS
+
+
+@pytest.mark.parametrize("name", sorted(WIDTHS))
+def test_rows_are_as_wide_as_announced(name: str) -> None:
+    got = console().ask(f"SHOW {name}")
+    assert got[0]["msg"] == "RowDescription"
+    assert {len(row) for row in rows(got)} <= {WIDTHS[name]}
+    # Numbers are plain digits wherever a number is announced.
+    for row in rows(got):
+        for value, field in zip(row, got[0]["fields"], strict=True):
+            if field["type_oid"] in (20, 23, 1700) and value is not None:
+                assert value.lstrip("-").isdigit(), (field["name"], value)
+
+
+def test_waits_are_cut_into_seconds_and_the_rest() -> None:
+    app = FakeApp()
+    app.clients = [socket_row(wait=3_000_017, ptr=0xAB, link=0xCD)]
+    row = rows(Conversation(app).ask("SHOW CLIENTS"))[0]
+    assert row[11:16] == ["3", "17", "0", "0xab", "0xcd"]
+    pool = rows(console().ask("SHOW POOLS"))[0]
+    assert pool[13:15] == ["12", "13"]
+
+
+def test_times_are_local_with_their_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        row = rows(console().ask("SHOW CLIENTS"))[0]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert row[9] == "2023-11-14 23:13:20 CET"
+
+
+def test_time_that_is_unset_shows_as_now() -> None:
+    import time
+
+    before = int(time.time())
+    row = rows(console().ask("SHOW CLIENTS"))[0]
+    shown = time.mktime(time.strptime(row[10][:19], "%Y-%m-%d %H:%M:%S"))
+    assert before <= shown <= time.time()
+
+
+def test_sizes_of_users_repeat_the_row_above() -> None:
+    """A slip of 1.25.2 that tools have got used to; the columns are independent."""
+    got = rows(console().ask("SHOW USERS"))
+    assert [row[1:3] for row in got] == [
+        ["", ""],
+        ["        3", "        1"],
+        ["        3", "        7"],
+        ["        3", "        7"],
+    ]
+
+
+def test_active_sockets_are_the_asking_console_and_those_with_data() -> None:
+    app = FakeApp()
+    assert [row[20] for row in rows(Conversation(app).ask("SHOW ACTIVE_SOCKETS"))] == [
+        "1",
+        "1",
+    ]
+    app.socket_rows = lambda: [  # type: ignore[method-assign]
+        socket_row(id=1),
+        socket_row(id=2),
+        socket_row(id=3, pkt_avail=7),
+    ]
+    got = rows(Conversation(app).ask("SHOW ACTIVE_SOCKETS"))
+    assert [row[20] for row in got] == ["1", "3"]
+
+
+def test_dns_hosts_list_addresses_with_port_zero() -> None:
+    assert rows(console().ask("SHOW DNS_HOSTS")) == [
+        ["db.example", "7", "10.0.0.1:0,[::1]:0"],
+        ["x", "0", ""],
+    ]
+
+
+def test_mem_multiplies() -> None:
+    assert rows(console().ask("SHOW MEM")) == [["user_cache", "100", "3", "47", "5000"]]
+
+
+def test_totals_name_their_counters_in_order() -> None:
+    got = rows(console().ask("SHOW TOTALS"))
+    assert len(got) == 22
+    assert got[0] == ["total_server_assignment_count", "1"]
+    assert got[3] == ["total_client_bytes", "4"]
+    assert got[11] == ["avg_server_assignment_count", "101"]
+    assert got[21] == ["avg_ps_bind_count", "111"]
+
+
+def test_stats_split_into_totals_and_averages() -> None:
+    talk = console()
+    numbers = [str(number) for number in range(1, 12)]
+    assert rows(talk.ask("SHOW STATS_TOTALS"))[0] == ["bench", *numbers]
+    averages = [str(number) for number in range(101, 112)]
+    assert rows(talk.ask("SHOW STATS_AVERAGES"))[0] == ["bench", *averages]
+    assert rows(talk.ask("SHOW STATS"))[0] == ["bench", *numbers, *averages]
+
+
+def test_names_of_any_bytes_come_out_as_they_are() -> None:
+    app = FakeApp()
+    app.clients = [socket_row(user="\udcff\udcfe")]
+    assert rows(Conversation(app).ask("SHOW CLIENTS"))[0][1] == b"\xff\xfe"
+
+
+def test_help_begins_with_the_lines_of_the_original() -> None:
+    got = console().ask("SHOW HELP")
+    assert [message["msg"] for message in got] == [
+        "NoticeResponse",
+        "CommandComplete",
+        "ReadyForQuery",
+    ]
+    fields = dict(got[0]["fields"])
+    assert fields["M"] == "Console usage"
+    lines = fields["D"].split("\n\t")
+    assert lines[0] == ""
+    assert lines[1].startswith("SHOW HELP|CONFIG|DATABASES|POOLS")
+    assert lines[18] == "WAIT_CLOSE [<db>]"
+    assert lines[20].startswith("SELECT <columns> FROM clients|servers|pools|stats")
