@@ -140,9 +140,9 @@ class Ground(Lab):  # type: ignore[misc]
     def _cluster(self, name: str, bindir: Path) -> Postgres:
         path = self.root / name
         path.mkdir()
-        return Postgres(
-            bindir, path, self.free_port(), self.identity, self.certificates
-        )
+        # The embedded one is built without TLS.
+        certificates = None if bindir == self.embedded else self.certificates
+        return Postgres(bindir, path, self.free_port(), self.identity, certificates)
 
     @functools.cached_property
     def postgresql(self) -> Postgres:
