@@ -20,7 +20,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ha.errors import CutAnswer, HAProxyError
-from ha.transport import DEFAULT_DEADLINE, Endpoint, ask, checked, verdict
+from ha.transport import (
+    BUSY_PAUSE,
+    DEFAULT_DEADLINE,
+    RELOAD_GAP,
+    Endpoint,
+    ask,
+    checked,
+    verdict,
+)
 
 # haproxy-stats calls logging.basicConfig() when it is imported, which does nothing
 # while the root logger has a handler; our log is nobody else's business.
@@ -355,23 +363,23 @@ class HAProxy:
 
     def picture_of(self, endpoint: Endpoint, command: str) -> Picture:
         """`show stat` in the words of *command*, which may carry a worker prefix."""
-        server = SocketServer(endpoint, lambda: self.asked(endpoint, command))
+        server = SocketServer(endpoint, lambda: self.read(endpoint, command))
         return Picture(endpoint.text, time.monotonic(), server.rows())
 
     def info(self) -> dict[str, str]:
         """`show info`. A new Pid means a reload: orders may have been forgotten."""
-        text = self.asked(self.endpoint, "show info")
+        text = self.read(self.endpoint, "show info")
         return parse_info(text, self.endpoint.text)
 
     def server_states(self) -> list[ServerState]:
         """`show servers state`."""
-        text = self.asked(self.endpoint, "show servers state")
+        text = self.read(self.endpoint, "show servers state")
         return parse_servers_state(text, self.endpoint.text)
 
     def weight_of(self, backend: str, server: str) -> tuple[int, int]:
         """The current and the initial weight."""
         target = f"{checked(backend, 'backend')}/{checked(server, 'server')}"
-        reply = self.asked(self.endpoint, f"get weight {target}")
+        reply = self.read(self.endpoint, f"get weight {target}")
         found = re.fullmatch(r"(\d+) \(initial (\d+)\)", reply.strip())
         if found is None:
             verdict(self.endpoint.text, reply)
@@ -382,7 +390,7 @@ class HAProxy:
         """Process ids of all workers; needs the master socket."""
         if self.master is None:
             return []
-        return parse_processes(self.asked(self.master, "show proc"), self.master.text)
+        return parse_processes(self.read(self.master, "show proc"), self.master.text)
 
     def sessions_on(self, backend: str, server: str) -> int:
         """Sessions of one server, summed over all workers when there is a master."""
@@ -390,8 +398,9 @@ class HAProxy:
             pictures = [self.picture()]
         else:
             pictures = [
-                self.picture_of(self.master, f"@!{pid} show stat")
+                picture
                 for pid in self.workers()
+                if (picture := self.picture_of_worker(self.master, pid)) is not None
             ]
         rows = [picture.server(backend, server) for picture in pictures]
         found = [row.sessions or 0 for row in rows if row is not None]
@@ -400,6 +409,22 @@ class HAProxy:
                 self.endpoint.text, f"there is no server {backend}/{server}"
             )
         return sum(found)
+
+    def picture_of_worker(self, master: Endpoint, pid: int) -> Picture | None:
+        """One worker's picture; None if it has ended since the list was made.
+
+        The master lists a worker a little longer than it lives.
+        """
+        ends = time.monotonic() + RELOAD_GAP
+        while True:
+            try:
+                return self.picture_of(master, f"@!{pid} show stat")
+            except HAProxyError:
+                if pid not in self.workers():
+                    return None
+                if time.monotonic() >= ends:
+                    raise
+            time.sleep(BUSY_PAUSE)
 
     # Changing
 
@@ -443,6 +468,14 @@ class HAProxy:
             if "/" in word:
                 raise HAProxyError(self.endpoint.text, f"{word!r} cannot hold a slash")
         return f"{checked(backend, 'backend')}/{checked(server, 'server')}"
+
+    def read(self, endpoint: Endpoint, command: str) -> str:
+        """A question that may be asked twice: a reload cuts connections."""
+        try:
+            return self.asked(endpoint, command)
+        except CutAnswer:
+            time.sleep(BUSY_PAUSE)
+            return self.asked(endpoint, command)
 
     def asked(self, endpoint: Endpoint, command: str) -> str:
         """One question, one answer."""

@@ -178,6 +178,7 @@ REFUSALS = (
     "Require ",
     "usage: ",
     "Can't find ",
+    "Can't connect ",
     "Invalid ",
     "cannot ",
     "unknown keyword",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ha.errors import CutAnswer, HAProxyError, Refused
+from ha.errors import CutAnswer, HAProxyError, NoAnswer, Refused
 from ha.haproxy import (
     HAProxy,
     SocketServer,
@@ -277,7 +277,7 @@ def test_trap_five_readers_never_see_an_empty_world():
 
     def fetch(endpoint, command):
         seen_meanwhile.extend(watch.table())
-        raise CutAnswer("x", "gone")
+        raise NoAnswer("x", "gone")
 
     haproxy.asked = fetch
     watch.seen[haproxy].error = "look again"
