@@ -45,6 +45,7 @@ _FLOAT4: Final = Struct("!f")
 _FLOAT8: Final = Struct("!d")
 _OIDS: Final = Struct("!I")
 _NUMERIC: Final = Struct("!HhHH")
+_SIZES: Final = [size.to_bytes(4, "big") for size in range(256)]
 _NULL: Final = b"\xff\xff\xff\xff"
 # Behind the name: table oid, column number, type oid and length, modifier, format.
 _COLUMN: Final = Struct("!IHIhih")
@@ -58,9 +59,10 @@ EMPTY_QUERY: Final = b"I\0\0\0\x04"
 
 # A value longer than this is not worth keeping.
 LONGEST_KEPT: Final = 64
-# So many finished values are kept per answer; ids and ports of 10 000 clients are
-# all different, and each of them is needed once.
+# So many finished values are kept per answer.
 MOST_KEPT: Final = 4096
+# Numbers from here on are ids, ports, microseconds: each is needed once.
+ALL_DIFFERENT: Final = 10_000
 
 
 class Column(NamedTuple):
@@ -130,16 +132,21 @@ class Cells(dict[Value, bytes]):
     """Finished text cells by value: length and bytes."""
 
     def __missing__(self, value: Value) -> bytes:
-        data = text_of(value)
-        if data is None:
+        if isinstance(value, str):
+            data = value.encode("utf-8", "surrogateescape")
+            keep = len(data) <= LONGEST_KEPT
+        elif isinstance(value, int):
+            data = b"%d" % value
+            keep = value < ALL_DIFFERENT
+        elif value is None:
             return _NULL
-        cell = len(data).to_bytes(4, "big") + data
-        # A float that equals an int must not find the int's text.
-        if (
-            len(data) <= LONGEST_KEPT
-            and len(self) < MOST_KEPT
-            and not isinstance(value, float)
-        ):
+        else:
+            # A float that equals an int must not find the int's text.
+            data = text_of(value) or b""
+            keep = False
+        size = len(data)
+        cell = (_SIZES[size] if size < 256 else size.to_bytes(4, "big")) + data
+        if keep and len(self) < MOST_KEPT:
             self[value] = cell
         return cell
 

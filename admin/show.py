@@ -72,8 +72,8 @@ def _sockets(rows: Iterable[SocketRow], width: int) -> Iterator[Row]:
             stamps[asked // MILLION if asked else now],
             *divmod(wait, MILLION),
             row[12],
-            f"0x{ptr:x}",
-            f"0x{link:x}" if link else "",
+            hex(ptr),
+            hex(link) if link else "",
             *row[15:width],
         )
 
