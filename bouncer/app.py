@@ -219,6 +219,7 @@ class Bouncer:
         pool.check_on_release = self.checks_servers and settings.server_check_delay == 0
         pool.lifetime_us = int(self.limits.server_lifetime(pool.database) * 1_000_000)
         pool.blocked = self.is_blocked(pool)
+        pool.queue_only = False
 
     def is_blocked(self, pool: ServerPool) -> bool:
         if pool.database.name == CONSOLE:

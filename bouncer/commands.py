@@ -37,6 +37,7 @@ class Commands:
     def block(self) -> None:
         for pool in self.pools():
             pool.blocked = self.app.is_blocked(pool)
+            pool.queue_only = False
 
     # Pause
 

@@ -150,6 +150,12 @@ class Keeper:
         while True:
             verdict = plan.may_open(self.view(pool))
             if not verdict.open:
+                pool.queue_only = (
+                    verdict.why == plan.NO_ROOM
+                    and not (pool.failed or pool.blocked or pool.cancels)
+                    and not len(pool.used)
+                    and self.app.shutdown_mode is None
+                )
                 if log.verbosity:
                     log.debug(f"{pool}: not opening a connection: {verdict.why}")
                 return opened

@@ -56,9 +56,13 @@ cdef class Pool:
                     server.end("idle server got dirty", True, False, "08P01")
                 else:
                     return self.link(client, server)
+        if self.queue_only:
+            # The policy has looked at this very situation: nothing to decide.
+            self.enqueue(client, WAIT_QUERY)
+            return WAITING
         if not self.keeper.may_wait(self, client):
             return GONE
-        self.queue(client, WAIT_QUERY)
+        self.enqueue(client, WAIT_QUERY)
         self.keeper.wants_server(self)
         if client.closed:
             return GONE
@@ -68,6 +72,9 @@ cdef class Pool:
 
     def queue(self, Client client, int kind):
         """Put *client* at the end of the queue; it is not read meanwhile."""
+        self.enqueue(client, kind)
+
+    cdef int enqueue(self, Client client, int kind) except -1:
         client.wait_kind = kind
         client.wait_start = self.poller.now
         client.notified = False
@@ -75,6 +82,7 @@ cdef class Pool:
         self.waiting.push_tail(client)
         if kind == WAIT_QUERY:
             client.pause_reading()
+        return 0
 
     def leave_queue(self, Client client):
         """The wait is over without a server (a welcome, a refusal)."""
@@ -167,6 +175,7 @@ cdef class Pool:
         if self.check_on_release and not after_reset:
             server.state = SV_USED
             self.used.push_head(server)
+            self.queue_only = False
             if self.waiting.head is not None:
                 self.keeper.wants_server(self)
             return 0
@@ -276,6 +285,7 @@ cdef class Pool:
         """An idle server is due for a check before its next use."""
         server.state = SV_USED
         self.used.push_head(server)
+        self.queue_only = False
 
     def unpark(self, Server server):
         """A used server needs no check after all, or its cancels are through."""

@@ -601,6 +601,7 @@ cdef class Server(Stream):
         self.client = None
         if self.home is not None:
             self.home.drop(self)
+        self.pool.queue_only = False
         self.shut()
         owed_clear(&self.owed)
         if self.prepared is not None:
