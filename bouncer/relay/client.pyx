@@ -600,6 +600,7 @@ cdef class Client(Stream):
 
     def welcome_done(self):
         """Login is over: from now on messages are relayed."""
+        self.started = True
         self.specials = False
         self.state = CL_ACTIVE
 

@@ -22,6 +22,16 @@ def known_statements():
     return len(by_key)
 
 
+def number_from(uint64_t number):
+    """Number new statements above *number*.
+
+    Servers that were taken over have statements of which we know nothing.
+    """
+    global last_number
+    if number > last_number:
+        last_number = number
+
+
 cdef class Statement:
 
     def __repr__(self):
