@@ -19,7 +19,7 @@ import uvloop
 from uvloop.loop import libuv_get_version  # type: ignore[attr-defined]
 
 from admin.console import AdminConsole
-from bouncer import COMPATIBLE_VERSION, __version__, log, process
+from bouncer import COMPATIBLE_VERSION, __version__, adopt, log, process
 from bouncer.app import Bouncer
 from bouncer.config.load import load
 from bouncer.config.settings import Configuration
@@ -110,13 +110,15 @@ def run(options: Options) -> NoReturn:
     app.consoles["pgbouncer"] = AdminConsole(app)
     process.know_names()
     process.switch_user(options.user or settings.user)
-    refuse_company(configuration)
+    adoption = adopt.begin(app) if options.reboot else None
+    if adoption is None:
+        refuse_company(configuration)
     if options.daemon:
         process.daemonise(settings.pidfile)
         log.configure(settings, options.quiet, daemon=True)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    program = Program(app, configuration, loop)
+    program = Program(app, configuration, loop, adoption)
     program.start()
     program.end(loop.run_until_complete(app.run_until_exit()))
 
@@ -179,14 +181,13 @@ class Program:
             [(one.pool_size, one.user is not None) for one in databases],
             len(self.app.registry.users),
         )
+        self.listen()
         self.watch_signals()
-        fds = passed_fds()
-        if fds:
-            self.listeners = Listeners.from_service_manager(settings, fds)
-        else:
-            self.listeners = Listeners.open(settings)
         try:
             self.app.start(self.listeners)
+            if self.adoption is not None:
+                self.adoption.read()
+                self.adoption = None
             if settings.pidfile:
                 process.write_pidfile(settings.pidfile)
                 self.pidfile = settings.pidfile
@@ -199,6 +200,23 @@ class Program:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+
+    def listen(self) -> None:
+        """Get the listening sockets: the old process's, systemd's, or our own."""
+        settings = self.configuration.settings
+        fds = passed_fds()
+        if self.adoption is not None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, give_up_takeover)
+            self.adoption.finish(settings)
+            inherited = self.adoption.listeners
+            self.listeners = Listeners.open(settings, inherited)
+            if inherited:
+                self.listeners.retune(settings)
+        elif fds:
+            self.listeners = Listeners.from_service_manager(settings, fds)
+        else:
+            self.listeners = Listeners.open(settings)
 
     def keep_watchdog(self) -> None:
         """Tell systemd that the loop turns, if it wants to know."""
@@ -295,6 +313,13 @@ class Program:
             word = "SUSPEND" if self.app.global_mode == "suspend" else "PAUSE"
             log.info(f"got SIGUSR2, continuing from {word}")
             self.app.resume()
+
+
+def give_up_takeover(number: int, frame: object) -> NoReturn:
+    """SIGTERM or SIGINT while the clients are between two processes."""
+    log.fatal("takeover was in progress, going down immediately")
+    log.flush()
+    os._exit(1)
 
 
 def log_unexpected(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -30,6 +30,7 @@ FLOORS = {
     "bouncer.relay": 2,
     "bouncer.talks": 3,
     "bouncer.pool": 3,
+    "bouncer.adopt": 4,
     "bouncer.app": 4,
     "bouncer.check": 4,
     "bouncer.explain": 4,

@@ -1,0 +1,253 @@
+"""The new process's side of an online restart: ask the old one for its sockets.
+
+The dialogue is the old process's console over its Unix socket: SUSPEND, SHOW FDS
+(each row carries its descriptor), SHUTDOWN. It is PgBouncer's own, unchanged, so
+that the old process may be a real one.
+
+The one hard idea: until `shutdown` nothing has happened. Whoever finds a row that
+cannot be served closes the connection and leaves; the old process then resumes.
+
+Unlike the other talks this one is a plain blocking dialogue: it takes place before
+there is an event loop, and nobody is being served meanwhile.
+"""
+
+import array
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Self
+
+from bouncer import log
+from bouncer.errors import ProtocolError, StartError
+from bouncer.wire.messages import parse_data_row, parse_fields, query
+
+# What one recvmsg may bring. A real PgBouncer sends each row with a sendmsg of its
+# own; the kernel does not merge data across descriptors.
+DATA_SIZE: Final = 65536
+FDS_AT_ONCE: Final = 64
+
+# PostgreSQL protocol, StartupMessage: as PgBouncer sends it, byte for byte.
+STARTUP: Final = b"\0\0\0\x2b\0\3\0\0database\0pgbouncer\0user\0pgbouncer\0\0"
+AUTHENTICATION_OK: Final = b"\0\0\0\0"
+COLUMNS: Final = 15
+
+
+class Row(NamedTuple):
+    """One socket of the old process. *fd* is ours; *number* was the old one's.
+
+    *link* is the old number of the partner, 0 if there is none. *cancel* is the
+    cancel key as one big unsigned number.
+    """
+
+    fd: int
+    number: int
+    task: str
+    user: str | None
+    database: str | None
+    host: str
+    port: int
+    cancel: int
+    link: int
+    tracked: dict[str, str]
+    password: str | None
+    scram_keys: tuple[bytes, bytes] | None
+
+
+class OldProcess:
+    """The control connection to the process that runs."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.began = time.monotonic()
+        self.prefix = f"S-0x{id(self):x}: pgbouncer/pgbouncer@unix:{port}"
+        self.buffer = b""
+        self.fds: list[int] = []
+        try:
+            self.sock.connect(address)
+        except OSError as err:
+            self.sock.close()
+            raise StartError(f"takeover: connect: {err.strerror}") from None
+        log.info(f"{self.prefix} new connection to server")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave; without `shutdown` the old process resumes its work."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+        self.sock.close()
+
+    # The dialogue
+
+    def login(self) -> None:
+        """Be let in as the user that the old process runs as."""
+        self.send(STARTUP)
+        for code, body in self.messages():
+            if code == b"R" and body != AUTHENTICATION_OK:
+                raise StartError("takeover: the old process asks for a password")
+            if code == b"E":
+                raise StartError(f"takeover: {shown_error(body)}")
+            if code == b"Z":
+                return
+
+    def suspend(self) -> None:
+        """Make the old process stand still."""
+        log.info(f"{self.prefix} login OK, sending SUSPEND")
+        self.query("SUSPEND;")
+        for code, body in self.messages():
+            self.check(code, body)
+            if code == b"C" and body == b"SUSPEND\0":
+                return
+
+    def fetch(self) -> list[Row]:
+        """Return all its sockets."""
+        log.info("SUSPEND finished, sending SHOW FDS")
+        self.query("SHOW FDS;")
+        rows: list[Row] = []
+        for code, body in self.messages():
+            self.check(code, body)
+            if code == b"D":
+                rows.append(self.row(body))
+            elif code == b"C":
+                if body != b"SHOW\0":
+                    raise StartError(f"takeover: answer to SHOW FDS: {body!r}")
+                return rows
+        raise AssertionError
+
+    def shutdown(self) -> None:
+        """Let the old process end; from here on there is no way back."""
+        log.info("sending SHUTDOWN;")
+        self.query("SHUTDOWN;")
+        try:
+            while self.sock.recv(DATA_SIZE):
+                continue
+        except ConnectionError:
+            # Killed at last: the sockets are ours all the same.
+            pass
+        self.sock.close()
+        age = int(time.monotonic() - self.began)
+        log.info(f"{self.prefix} closing because: disko over (age={age}s)")
+
+    # Messages
+
+    def query(self, text: str) -> None:
+        """Send a simple query."""
+        self.send(query(text))
+
+    def send(self, data: bytes) -> None:
+        """Send all of *data*."""
+        try:
+            self.sock.sendall(data)
+        except OSError as err:
+            raise StartError(f"takeover: send: {err.strerror}") from None
+
+    def messages(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (type, body) of the messages that come; descriptors pile up."""
+        while True:
+            while len(self.buffer) >= 5:
+                size = int.from_bytes(self.buffer[1:5], "big") + 1
+                if size < 5:
+                    raise StartError("takeover: broken message from the old process")
+                if len(self.buffer) < size:
+                    break
+                message, self.buffer = self.buffer[:size], self.buffer[size:]
+                yield message[:1], message[5:]
+            self.receive()
+
+    def receive(self) -> None:
+        """Wait for bytes, and for the descriptors that come with them."""
+        space = socket.CMSG_SPACE(FDS_AT_ONCE * array.array("i").itemsize)
+        try:
+            data, ancillary, flags, _ = self.sock.recvmsg(
+                DATA_SIZE, space, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError as err:
+            raise StartError(f"takeover: receive: {err.strerror}") from None
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
+                self.fds += numbers
+        if flags & socket.MSG_CTRUNC:
+            raise StartError("takeover: descriptors were lost on the way")
+        if not data:
+            raise StartError("takeover: the old process has closed the connection")
+        self.buffer += data
+
+    def check(self, code: bytes, body: bytes) -> None:
+        """Refuse what the old process may not say."""
+        if code == b"E":
+            log.error(f"old bouncer sent: {shown_error(body)}")
+            raise StartError("socket takeover failed")
+        if code not in (b"T", b"D", b"C", b"Z"):
+            raise StartError(f"takeover: unexpected message {code!r}")
+
+    def row(self, body: bytes) -> Row:
+        """Read one DataRow, and take the descriptor that belongs to it."""
+        try:
+            values = [
+                None if value is None else value.decode("utf-8", "surrogateescape")
+                for value in parse_data_row(body)
+            ]
+        except ProtocolError as err:
+            raise StartError(f"takeover: {err}") from None
+        # Columns came over the years; what an older process does not know is NULL.
+        values += [None] * (COLUMNS - len(values))
+        if not self.fds:
+            # Not the same user: the rows come, but not the sockets.
+            raise StartError("takeover: a row without its descriptor")
+        try:
+            row = Row(
+                fd=self.fds[0],
+                number=int(values[0] or ""),
+                task=values[1] or "",
+                user=values[2],
+                database=values[3],
+                host=values[4] or "unix",
+                port=int(values[5] or 0),
+                cancel=int(values[6] or 0),
+                link=int(values[7] or 0),
+                tracked=tracked_of(values),
+                password=values[12],
+                scram_keys=keys_of(values[13], values[14]),
+            )
+        except ValueError as err:
+            raise StartError(f"takeover: row not understood: {err}") from None
+        make_private(self.fds.pop(0))
+        return row
+
+
+def tracked_of(values: list[str | None]) -> dict[str, str]:
+    """Return the four parameters that the protocol carries."""
+    names = ("client_encoding", "standard_conforming_strings", "DateStyle", "TimeZone")
+    pairs = zip(names, values[8:12], strict=True)
+    return {name: value for name, value in pairs if value is not None}
+
+
+def keys_of(client: str | None, server: str | None) -> tuple[bytes, bytes] | None:
+    r"""Return the SCRAM keys, which come as \x and hexadecimal digits."""
+    if not client or not server:
+        return None
+    return bytes.fromhex(client.removeprefix("\\x")), bytes.fromhex(
+        server.removeprefix("\\x")
+    )
+
+
+def shown_error(body: bytes) -> str:
+    """Return severity and text of an ErrorResponse."""
+    fields = parse_fields(body)
+    return f"{fields.get('S', 'ERROR')}: {fields.get('M', '')}"
+
+
+def make_private(fd: int) -> None:
+    """Set what a descriptor needs that comes from another process."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFD)
+    fcntl.fcntl(fd, fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
+    os.set_blocking(fd, False)
