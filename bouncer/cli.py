@@ -160,8 +160,10 @@ class Program:
         app: Bouncer,
         configuration: Configuration,
         loop: asyncio.AbstractEventLoop,
+        adoption: adopt.Adoption | None,
     ) -> None:
         self.app = app
+        self.adoption = adoption
         self.configuration = configuration
         self.loop = loop
         self.service = Service()
