@@ -53,7 +53,7 @@ class Keeper:
             pool.activate()
         first = pool.waiting.first
         if first is not None and not pool.blocked:
-            if first.replication and first.wait_note is None:
+            if first.replication:
                 self.serve_replication(pool, first)
                 return
             coming = len(pool.tested) + len(pool.login)
@@ -210,7 +210,6 @@ class Keeper:
         pool.push_login(server)
         pool.database.server_count += 1
         pool.user.account.server_count += 1
-        self.app.limits_changed = True
         if replication is not None:
             server.replication = replication.replication
             server.take_client(replication)
