@@ -112,20 +112,24 @@ class IniFile:
 
     def read(self) -> None:
         """Read to the end of the text."""
-        text, end = self.text, len(self.text)
-        while True:
-            self.skip(SPACE)
-            if self.position >= end:
-                return
-            first = text[self.position]
-            if first in "#;":
-                self.skip(REST_OF_LINE)
-            elif first == "[":
-                self.section()
-            elif first == "%" and (found := INCLUDE.match(text, self.position)):
-                self.include(found.end())
-            else:
-                self.item()
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Read what comes next; False at the end of the text."""
+        self.skip(SPACE)
+        if self.position >= len(self.text):
+            return False
+        first = self.text[self.position]
+        if first in "#;":
+            self.skip(REST_OF_LINE)
+        elif first == "[":
+            self.section()
+        elif first == "%" and (found := INCLUDE.match(self.text, self.position)):
+            self.include(found.end())
+        else:
+            self.item()
+        return True
 
     def skip(self, pattern: re.Pattern[str]) -> None:
         """Step over what *pattern* matches, which may be nothing."""
@@ -179,7 +183,7 @@ class IniFile:
         name = self.text[start : self.position].rstrip(" \t\n\v\f\r")
         self.sink.debug(f"processing include: {name}")
         try:
-            read_ini(name, self.sink, self.level + 1, place)
+            self.nested(name, place)
         except IniError as error:
             error.lines.append(
                 "error processing include file in configuration "
@@ -187,6 +191,10 @@ class IniFile:
             )
             raise
         self.sink.debug(f"returned to processing file {self.name}")
+
+    def nested(self, name: str, place: Place) -> None:
+        """Read an included file."""
+        read_ini(name, self.sink, self.level + 1, place)
 
     def item(self) -> None:
         """Read `key = value`."""

@@ -1,0 +1,1 @@
+"""`pgbouncer --check` and `--explain`: read a configuration without starting it."""

@@ -1,0 +1,265 @@
+"""Read a configuration to its end, whatever is wrong with it.
+
+The one hard idea: a start stops at the first mistake, a check wants all of them. So
+the same reader and the same loader work here, but what they refuse is written down
+and left out, and reading goes on with the next line.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bouncer.check import suggest
+from bouncer.check.findings import ERROR, WARNING, Finding
+from bouncer.config.hba import HbaRules
+from bouncer.config.ident import IdentMaps
+from bouncer.config.ini import (
+    REST_OF_LINE,
+    IniError,
+    IniFile,
+    Place,
+    Refused,
+    read_file,
+    reason_of,
+)
+from bouncer.config.load import SECTIONS, Loader
+from bouncer.config.params import MAIN, OURS, PARAMS
+from bouncer.config.settings import Configuration, Settings
+from bouncer.config.userlist import UserList
+
+
+@dataclass(slots=True)
+class Reading:
+    """All files together; *config* holds what could be read."""
+
+    config: Configuration
+    findings: list[Finding] = field(default_factory=list)
+    userlist: UserList | None = None
+    hba: HbaRules | None = None
+    ident: IdentMaps = field(default_factory=IdentMaps)
+    # The texts of `[pgbouncer]`'s values as they stand in the file.
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+class PatientFile(IniFile):
+    """Goes on with the next line after a mistake."""
+
+    sink: "PatientLoader"
+
+    def read(self) -> None:
+        """Read to the end of the text."""
+        going = True
+        while going:
+            try:
+                going = self.step()
+            except IniError as error:
+                self.sink.broken(error)
+                self.skip(REST_OF_LINE)
+
+    def nested(self, name: str, place: Place) -> None:
+        """Read an included file."""
+        read_patiently(name, self.sink, self.level + 1, place)
+
+
+def read_patiently(
+    name: str, sink: "PatientLoader", level: int = 0, at: Place | None = None
+) -> None:
+    """Read the file *name* to its end."""
+    try:
+        text = read_file(name)
+    except OSError as error:
+        place = at or Place(name, 0, 0)
+        line = f'could not load file "{name}": {reason_of(error)}'
+        sink.find(ERROR, line, place)
+        return
+    PatientFile(name, text, sink, level).read()
+
+
+class PatientLoader(Loader):
+    """Writes down what it refuses."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, None, 0)
+        self.findings: list[Finding] = []
+        self.texts: dict[str, str] = {}
+        # What a second `[pgbouncer]` header took back: the value, where it stood, where
+        # the header stands.
+        self.wiped: dict[str, tuple[Any, str, Place]] = {}
+        self.given: dict[tuple[str, str], Place] = {}
+        self.at = Place(path, 0, 0)
+
+    def read(self) -> Configuration:
+        """Read everything; raises nothing."""
+        read_patiently(self.path, self)
+        if not self.main_seen and not self.unreadable():
+            self.find(ERROR, "there is no section [pgbouncer]", Place(self.path, 0, 0))
+        for name, (value, source, header) in self.wiped.items():
+            if name not in self.sources and value != self.values[name]:
+                self.find(
+                    WARNING,
+                    f"set at {source}, but this header sets everything back to "
+                    "its default",
+                    header,
+                    name,
+                    "keep one [pgbouncer]",
+                )
+        return Configuration(
+            settings=Settings.of(self.values),
+            databases=self.databases,
+            autodb=self.autodb,
+            users=self.users,
+            peers=self.peers,
+            sources=self.sources,
+        )
+
+    def unreadable(self) -> bool:
+        """Whether the main file could not be read at all."""
+        return any(f.file == self.path and f.line == 0 for f in self.findings)
+
+    def find(
+        self, level: str, text: str, place: Place, setting: str = "", hint: str = ""
+    ) -> None:
+        """Write a mistake down."""
+        finding = Finding(level, text, place.file, place.line, setting, hint)
+        self.findings.append(finding)
+
+    def broken(self, error: IniError) -> None:
+        """Take a mistake of the grammar."""
+        text = error.lines[0].replace(f" in configuration ({error.place})", "")
+        text = text.replace(f" ({error.place})", "").removesuffix(", stopping loading")
+        hint = "an item is key = value; keys may stand in '...', not in \"...\""
+        self.find(ERROR, text, error.place, hint=hint if "syntax" in text else "")
+
+    # Called by the reader
+
+    def section(self, name: str, place: Place) -> None:
+        """Enter a section, also an unknown one, whose items are then skipped."""
+        if name == MAIN:
+            for setting, source in self.sources.items():
+                param = PARAMS[setting]
+                if param.section == MAIN and param.default is not None:
+                    self.wiped[setting] = (self.values[setting], source, place)
+            self.forget(MAIN)
+        try:
+            super().section(name, place)
+        except Refused:
+            self.current = name
+            hint = suggest.section(name)
+            self.find(ERROR, f"unknown section [{name}]", place, hint=hint)
+
+    def forget(self, section: str) -> None:
+        """Forget what was given in *section*: it counts no more."""
+        self.given = {key: at for key, at in self.given.items() if key[0] != section}
+
+    def item(self, key: str, value: str, place: Place) -> None:
+        """Take one item, or write down why not."""
+        if self.current is not None and self.current not in SECTIONS:
+            return
+        self.repeated(key, place)
+        self.at = place
+        try:
+            self.take(key, value, place)
+        except Refused as refused:
+            self.refused(key, value, place, refused.line)
+        else:
+            if self.current in (MAIN, OURS):
+                self.texts[key] = value
+
+    def repeated(self, key: str, place: Place) -> None:
+        """Warn of what is given twice."""
+        where = (self.current or "", key)
+        before = self.given.get(where)
+        if before is not None:
+            text = f"given twice, the line before ({before}) counts for nothing"
+            self.find(WARNING, text, place, key)
+        self.given[where] = place
+
+    def refused(self, key: str, value: str, place: Place, line: str) -> None:
+        """Write down a refused item."""
+        section = self.current
+        if section is None:
+            hint = "begin with [pgbouncer] or [databases]"
+            self.find(ERROR, "stands before the first section", place, key, hint)
+        elif section not in (MAIN, OURS):
+            self.find(ERROR, line, place, key, suggest.pair(section, line))
+        elif line.startswith("unknown parameter"):
+            hint = suggest.setting(section, key)
+            self.find(ERROR, f"unknown setting in [{section}]", place, key, hint)
+        else:
+            param = PARAMS[key]
+            text = line or f'"{value}" is not {suggest.kind(param)}'
+            self.find(ERROR, text, place, key, suggest.value(param, value))
+
+    def warn(self, text: str) -> None:
+        """Take a WARNING of the loader."""
+        self.find(WARNING, text, self.at)
+
+
+def read_all(path: str) -> Reading:
+    """Read the ini file and the files that it names."""
+    loader = PatientLoader(path)
+    config = loader.read()
+    reading = Reading(config, loader.findings, texts=loader.texts)
+    settings = config.settings
+    if settings.auth_file is not None and settings.auth_type not in ("any", "pam"):
+        read_userlist(reading, settings.auth_file)
+    if settings.auth_type == "hba":
+        read_hba(reading, settings)
+    return reading
+
+
+def source_of(config: Configuration, name: str) -> tuple[str, int]:
+    """Return where *name* is set."""
+    file, _, line = config.sources.get(name, ":0").rpartition(":")
+    return file, int(line)
+
+
+def complain(reading: Reading, name: str, text: str, hint: str = "") -> None:
+    """Warn of the setting *name*, at the place where it is set."""
+    file, line = source_of(reading.config, name)
+    reading.findings.append(Finding(WARNING, text, file, line, name, hint))
+
+
+def read_or_complain(reading: Reading, name: str, path: str, what: str) -> str | None:
+    """Return the text of the file that the setting *name* names."""
+    try:
+        return read_file(path)
+    except OSError as error:
+        text = f"could not open {path or 'the file with the empty name'}"
+        complain(reading, name, f"{text}: {reason_of(error)}", what)
+        return None
+
+
+def read_userlist(reading: Reading, path: str) -> None:
+    """Read auth_file."""
+    text = read_or_complain(
+        reading, "auth_file", path, "nobody can log in with a password"
+    )
+    if text is None:
+        return
+    reading.userlist = UserList(text)
+    problem = reading.userlist.problem
+    if problem is not None:
+        reading.findings.append(
+            Finding(
+                WARNING,
+                f"{problem}: reading stops here, the users behind it do not exist",
+                path,
+                problem.line,
+                suggestion='an entry is "name" "secret"',
+            )
+        )
+
+
+def read_hba(reading: Reading, settings: Any) -> None:
+    """Read the ident file, then the HBA file."""
+    path = settings.auth_ident_file
+    if path is not None:
+        text = read_or_complain(reading, "auth_ident_file", path, "there are no maps")
+        reading.ident = IdentMaps(text or "")
+        for problem in reading.ident.problems:
+            reading.findings.append(Finding(WARNING, problem.text, path, problem.line))
+    path = settings.auth_hba_file
+    text = read_or_complain(reading, "auth_hba_file", path, "nobody can log in")
+    reading.hba = HbaRules(text or "", path, reading.ident)
+    for problem in reading.hba.problems:
+        reading.findings.append(Finding(WARNING, problem.text, path, problem.line))
