@@ -21,6 +21,8 @@ from uvloop.loop import libuv_get_version  # type: ignore[attr-defined]
 from admin.console import AdminConsole
 from bouncer import COMPATIBLE_VERSION, __version__, adopt, log, process
 from bouncer.app import Bouncer
+from bouncer.check.explain import explain_main
+from bouncer.check.main import check_main
 from bouncer.config.load import load
 from bouncer.config.settings import Configuration
 from bouncer.errors import ConfigError, StartError
@@ -32,6 +34,9 @@ from bouncer.service import Service, passed_fds
 # connection or transaction. Looking less often keeps it out of latencies.
 GC_THRESHOLDS: Final = (50_000, 20, 50)
 
+# Asked instead of a start; each reads the rest of the command line by itself.
+QUESTIONS: Final = {"--check": check_main, "--explain": explain_main}
+
 
 def main() -> NoReturn:
     """Run as `pgbouncer`."""
@@ -41,6 +46,9 @@ def main() -> NoReturn:
 def pgbouncer(argv: Sequence[str]) -> int:
     """Do what the command line *argv* says; return the exit code."""
     argv0 = shown_name(argv[0])
+    for flag, answer in QUESTIONS.items():
+        if flag in argv[1:]:
+            return answer([word for word in argv[1:] if word != flag])
     try:
         options = parse(argv[1:])
     except UsageError as err:
@@ -53,6 +61,9 @@ def pgbouncer(argv: Sequence[str]) -> int:
     if options.show == "version":
         print("\n".join(version_lines()))
         return 0
+    if options.show:
+        # Only an abbreviation comes here.
+        return QUESTIONS[f"--{options.show}"]([options.config])
     process.name_process("pgbouncer")
     # Until the loop watches them, signals do what they do to any process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
