@@ -597,6 +597,8 @@ cdef class Client(Stream):
             self.end(None, False, reason.sqlstate)
         else:
             self.end(reason.reason, reason.notify, reason.sqlstate)
+        if reason.log_after:
+            log.info(f"{self.prefix} {reason.log_after}")
 
     def welcome_done(self):
         """Login is over: from now on messages are relayed."""
