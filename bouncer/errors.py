@@ -45,11 +45,12 @@ def cut(text: str, limit: int = TEXT_LIMIT) -> str:
 class Disconnect(BouncerError):
     """Close one connection, with a reason.
 
-    *reason* goes into `closing because: …`, cut at 127 bytes unless *whole* (what a
-    server said when it refused our login is passed on in full). *notify* means, for a client, that it
-    reads the same text as FATAL with *sqlstate*; for a server, that Terminate is
-    sent before the close. *silent* closes without the `closing because` line (TLS
-    failures). A line that names the cause is logged by whoever raises, beforehand.
+    *reason* goes into `closing because: …`, cut at 127 bytes unless *whole* (what
+    a server said when it refused our login is passed on in full). *notify* means,
+    for a client, that it reads the same text as FATAL with *sqlstate*; for a
+    server, that Terminate is sent before the close. *silent* closes without the
+    `closing because` line (TLS failures). Whoever raises logs a line that names the
+    cause beforehand; *log_after* is a LOG line that follows the closing.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Disconnect(BouncerError):
         sqlstate: str = DEFAULT_SQLSTATE,
         silent: bool = False,
         whole: bool = False,
+        log_after: str = "",
     ) -> None:
         super().__init__(reason)
         self.reason = reason if whole else cut(reason)
         self.notify = notify
         self.sqlstate = sqlstate
         self.silent = silent
+        self.log_after = log_after
 
 
 class LoginFailed(BouncerError):

@@ -22,6 +22,9 @@ from bouncer.errors import BouncerError
 # 18 bytes of randomness are 24 characters of base64, like PostgreSQL's.
 _NONCE_BYTES = 18
 _KEY_LENGTH = 32
+_WRONG_SIGNATURE = "invalid server signature"
+# Names of users who do not exist; the oldest is forgotten first.
+_REMEMBERED = 1024
 
 _COMMA = 0x2C
 _EQUALS = 0x3D
@@ -36,6 +39,11 @@ class ScramError(BouncerError):
     def __init__(self, *lines: str) -> None:
         super().__init__(lines[0])
         self.lines = lines
+
+    @property
+    def is_wrong_signature(self) -> bool:
+        """Whether the server did not know the password, the rest being in order."""
+        return self.lines[0] == _WRONG_SIGNATURE
 
 
 def _nonce() -> bytes:
@@ -251,7 +259,15 @@ class ClientSide:
         if signature is None or len(signature) != _KEY_LENGTH:
             raise _malformed("malformed server signature")
         if not same(signature, self._signature):
-            raise ScramError("invalid server signature")
+            raise ScramError(_WRONG_SIGNATURE)
+
+
+def fits(secret: ScramSecret, keys: tuple[bytes, bytes]) -> bool:
+    """Say whether *keys* (ClientKey, ServerKey) prove to know *secret*."""
+    client_key, server_key = keys
+    return same(sha256(client_key).digest(), secret.stored_key) and same(
+        server_key, secret.server_key
+    )
 
 
 class MockSecrets:
@@ -263,6 +279,7 @@ class MockSecrets:
 
     def __init__(self) -> None:
         self._seed = urandom(32)
+        self._seen: dict[str, None] = {}
         self._stored_key = urandom(_KEY_LENGTH)
         self._server_key = urandom(_KEY_LENGTH)
 
@@ -270,6 +287,15 @@ class MockSecrets:
         """Make the secret that *user* would have."""
         salt = sha256(user + self._seed).digest()[:16]
         return ScramSecret(iterations, salt, self._stored_key, self._server_key)
+
+    def is_new(self, user: str) -> bool:
+        """Say whether *user* asks for the first time, as far as we remember."""
+        if user in self._seen:
+            return False
+        if len(self._seen) >= _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        self._seen[user] = None
+        return True
 
 
 mock_secrets = MockSecrets()

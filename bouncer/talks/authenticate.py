@@ -1,0 +1,304 @@
+"""Let a client prove who it is, by the method that the configuration asks for.
+
+A user of None is nobody whom we know: each method of ours then goes through the
+same motions and fails with the same text (mock authentication). An empty secret
+matches nothing. What a client is told never says why it failed; the log does,
+without ever naming a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+from typing import Any
+
+from bouncer import log
+from bouncer.auth import tls
+from bouncer.auth.derive import MAX_ITERATIONS, deriver, secret_of
+from bouncer.auth.md5 import answer as md5_answer
+from bouncer.auth.md5 import hash_password
+from bouncer.auth.scram import ScramError, ServerSide, fits, mock_secrets
+from bouncer.auth.secrets import (
+    MD5,
+    PLAIN,
+    SCRAM,
+    ScramSecret,
+    kind_of,
+    parse_scram,
+    same,
+)
+from bouncer.errors import Disconnect, ProtocolError
+from bouncer.talks.login_packets import Talk, read_password
+from bouncer.wire.messages import (
+    AUTHENTICATION_CLEARTEXT,
+    AUTHENTICATION_SASL,
+    SCRAM_SHA_256,
+    authentication_md5,
+    authentication_sasl_continue,
+    authentication_sasl_final,
+    encode_text,
+    parse_password,
+    parse_sasl_initial,
+)
+
+_WRONG_PASSWORD = "password authentication failed"
+_SASL_FAILED = "SASL authentication failed"
+_SALT_BYTES = 16
+
+
+class Prepared:
+    """What has been made of a user's secret; kept until the secret changes."""
+
+    __slots__ = ("kind", "salt", "scram")
+
+    def __init__(self, secret: str) -> None:
+        self.kind = kind_of(secret)
+        #: The secret that SCRAM checks against; of a password once it is derived.
+        self.scram: ScramSecret | None = None
+        self.salt = b""
+        if self.kind == SCRAM:
+            self.scram = parse_scram(secret)
+        elif self.kind == PLAIN:
+            # Drawn now, so that all who wait for the derivation wait for the same.
+            self.salt = os.urandom(_SALT_BYTES)
+
+
+def prepared(user: Any) -> Prepared:
+    """Give what has been made of the secret of *user*."""
+    found = user.adhoc_scram
+    if found is None:
+        found = user.adhoc_scram = Prepared(user.secret)
+    return found
+
+
+def authenticate(client: Any, app: Any, login: Any, user: Any) -> Talk:
+    """Go through the exchange; returns when the client may come in, else raises."""
+    method = app.settings.auth_type
+    rule = None
+    if method == "hba":
+        rule = hba_line(client, app, login)
+        method = rule.method
+    if method == "trust":
+        if user is None:
+            raise Disconnect('"trust" authentication failed')
+    elif method == "md5":
+        if user is not None and prepared(user).kind == SCRAM:
+            yield from check_scram(client, app, login, user)
+        else:
+            yield from check_md5(client, app, login, user)
+    elif method == "scram-sha-256":
+        yield from check_scram(client, app, login, user)
+    elif method == "plain" or method == "password":
+        yield from check_plain(client, app, login, user)
+    elif method == "cert":
+        check_certificate(client, rule, login, user)
+    elif method == "peer":
+        yield from check_peer(client, rule, login, user)
+    elif method == "reject":
+        raise Disconnect("login rejected")
+    elif method != "any":
+        raise Disconnect("bouncer config error")
+
+
+def hba_line(client: Any, app: Any, login: Any) -> Any:
+    """Give the first line that fits."""
+    rule = None
+    if app.hba is not None:
+        rule = app.hba.match(
+            login.database_name,
+            login.user_name,
+            None if client.is_unix else client.peer_address,
+            client.tls_object is not None,
+            client.replication,
+        )
+    if rule is None:
+        raise Disconnect("no authentication method is found")
+    return rule
+
+
+# Passwords
+
+
+def clear_password(client: Any, app: Any) -> Talk:
+    """Wait for a PasswordMessage; gives the password, in clear or as md5 answer."""
+    while True:
+        body = yield from read_password(client, app)
+        password = parse_password(body)
+        if password is None:
+            continue  # no zero byte at the end: as if it had not come
+        if not password:
+            raise Disconnect("empty password returned by client")
+        return password
+
+
+def check_plain(client: Any, app: Any, login: Any, user: Any) -> Talk:
+    """A password in clear, against a secret of any kind."""
+    client.write(AUTHENTICATION_CLEARTEXT)
+    password = yield from clear_password(client, app)
+    if user is None or not user.secret:
+        if deriver.last_duration:
+            # Others cost a derivation; so must those who do not exist.
+            yield asyncio.sleep(deriver.last_duration)
+        raise Disconnect(_WRONG_PASSWORD)
+    made = prepared(user)
+    if made.kind == PLAIN:
+        fine = same(password, encode_text(user.secret))
+    elif made.kind == MD5:
+        hashed = hash_password(encode_text(login.user_name), password)
+        fine = same(hashed, encode_text(user.secret))
+    else:
+        secret = made.scram
+        if secret.iterations > MAX_ITERATIONS:
+            log.error(f"{client.prefix} {too_many(secret.iterations)}")
+            raise Disconnect(_WRONG_PASSWORD)
+        # What somebody claims is not kept: it may be wrong.
+        keys = yield deriver.wanted(password, secret.salt, secret.iterations, False)
+        claimed = secret_of(keys, secret.salt, secret.iterations)
+        fine = same(claimed.stored_key, secret.stored_key)
+    if not fine:
+        raise Disconnect(_WRONG_PASSWORD)
+
+
+def check_md5(client: Any, app: Any, login: Any, user: Any) -> Talk:
+    """A challenge; the answer proves the password or its md5 hash."""
+    salt = os.urandom(4)
+    client.write(authentication_md5(salt))
+    answer = yield from clear_password(client, app)
+    secret = b"" if user is None else encode_text(user.secret)
+    if user is None or prepared(user).kind == PLAIN:
+        stored = hash_password(encode_text(login.user_name), secret)
+    else:
+        stored = secret
+    fine = same(answer, md5_answer(stored, salt))
+    if not fine or not secret:
+        raise Disconnect(_WRONG_PASSWORD)
+
+
+# SCRAM
+
+
+def check_scram(client: Any, app: Any, login: Any, user: Any) -> Talk:
+    """SCRAM-SHA-256; keys for the server are learnt from a stored secret."""
+    client.write(AUTHENTICATION_SASL)
+    body = yield from read_password(client, app)
+    if body.partition(b"\0")[0] != SCRAM_SHA_256:
+        raise Disconnect("client selected an invalid SASL authentication mechanism")
+    made = None if user is None or not user.secret else prepared(user)
+    if made is not None and made.kind == MD5:
+        log.error(f"{client.prefix} SCRAM authentication failed: user has MD5 secret")
+        raise Disconnect(_SASL_FAILED)
+    iterations = max(app.settings.scram_iterations, 1)
+    if made is None:
+        secret = mock_secrets.secret(encode_text(login.user_name), iterations)
+    elif made.scram is not None:
+        secret = made.scram
+    else:
+        secret = None
+    try:
+        _, first = parse_sasl_initial(body)
+        if secret is None:
+            secret = yield from derived(made, encode_text(user.secret), iterations)
+        elif made is None and mock_secrets.is_new(login.user_name):
+            # As long as it takes to derive the keys of somebody who exists.
+            if deriver.last_duration:
+                yield asyncio.sleep(deriver.last_duration)
+        exchange = ServerSide(secret)
+        client.write(authentication_sasl_continue(exchange.first(first)))
+        body = yield from read_password(client, app)
+        final = exchange.final(body)
+    except ProtocolError as error:
+        log.error(f"{client.prefix} {error}")
+        raise Disconnect(_SASL_FAILED) from None
+    except ScramError as error:
+        for line in error.lines:
+            log.error(f"{client.prefix} {line}")
+        raise Disconnect(_SASL_FAILED) from None
+    client.write(authentication_sasl_final(final))
+    if made is not None and made.kind == SCRAM:
+        remember_keys(client, user, exchange.keys)
+
+
+def derived(made: Prepared, password: bytes, iterations: int) -> Talk:
+    """Make a SCRAM secret of a password, once."""
+    keys = deriver.known(password, made.salt, iterations)
+    if keys is None:
+        keys = yield deriver.wanted(password, made.salt, iterations)
+    made.scram = secret_of(keys, made.salt, iterations)
+    return made.scram
+
+
+def remember_keys(client: Any, user: Any, keys: Any) -> None:
+    """Keep what the client's proof has shown, for logins at the server."""
+    user.scram_keys = keys
+    pool = client.pool
+    if pool is not None and pool.user is not user and pool.scram_keys != keys:
+        # A forced user whose password= is the client's own secret.
+        secret = parse_scram(pool.credentials.secret)
+        if secret is not None and fits(secret, keys):
+            pool.scram_keys = keys
+
+
+def too_many(iterations: int) -> str:
+    """Name the limit in the log."""
+    return f"SCRAM iteration count {iterations} is above the limit of {MAX_ITERATIONS}"
+
+
+# Certificates and operating system users
+
+
+def check_certificate(client: Any, rule: Any, login: Any, user: Any) -> None:
+    """The TLS client certificate names the user, or who may be the user."""
+    user_map = rule.map if rule is not None else None
+    problem = ""
+    if client.tls_object is None:
+        problem = "TLS connection required"
+    elif not tls.has_certificate(client.tls_object):
+        problem = "TLS client certificate required"
+    elif user_map is not None:
+        if not certificate_in_map(client.tls_object, user_map, login.user_name):
+            problem = f"ident map: {user_map.name} does not have a match"
+    elif not tls.names_user(client.tls_object, login.user_name):
+        problem = "TLS certificate name mismatch"
+    if problem:
+        log.error(f"{client.prefix} {problem}")
+    if problem or user is None:
+        raise Disconnect("certificate authentication failed")
+
+
+def certificate_in_map(tls_object: Any, user_map: Any, user_name: str) -> bool:
+    """Say whether the certificate stands for a system user who may be *user_name*."""
+    for entry in user_map.entries:
+        if entry.user is None or entry.user == user_name:
+            if tls.names_user(tls_object, entry.system):
+                return True
+    return False
+
+
+def check_peer(client: Any, rule: Any, login: Any, user: Any) -> Talk:
+    """The OS user at the other end of a Unix socket is the user."""
+    fine = False
+    if client.is_unix and client.peer_uid >= 0:
+        # The name service may ask a network.
+        loop = asyncio.get_running_loop()
+        name = yield loop.run_in_executor(None, os_user_name, client.peer_uid)
+        if name is None:
+            fine = False
+        elif rule.map is not None:
+            fine = rule.map.allows(name, login.user_name)
+            if not fine:
+                log.error(
+                    f"{client.prefix} ident map {rule.map.name} cannot be matched"
+                )
+        else:
+            fine = name == login.user_name
+    if not fine or user is None:
+        raise Disconnect("unix socket login rejected")
+
+
+def os_user_name(uid: int) -> str | None:
+    """Give the name of an OS user; may block."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None

@@ -1,0 +1,96 @@
+"""The packets that may come before a login is over.
+
+SSLRequest and GSSENCRequest are answered here, at any point of a login; whoever
+waits sees only startup packets, cancel requests and passwords.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Generator
+from struct import Struct
+from typing import Any
+
+from bouncer import log
+from bouncer.auth import tls
+from bouncer.errors import Disconnect
+from bouncer.relay.talk import READ, StartTls
+from bouncer.wire.messages import (
+    FE_PASSWORD,
+    REQUEST_CANCEL,
+    REQUEST_GSSENC,
+    REQUEST_SSL,
+    REQUEST_STARTUP_2,
+    REQUEST_STARTUP_3,
+)
+
+Talk = Generator[Any, Any, Any]
+
+_INT32 = Struct("!I")
+
+
+class StartAgain(Exception):
+    """A packet that is no password came where one was awaited."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self.body = body
+
+
+def next_packet(client: Any, app: Any) -> Talk:
+    """Wait for a startup packet, a cancel request or a password message."""
+    while True:
+        code, body = yield READ
+        if code == FE_PASSWORD:
+            return code, body
+        if code:
+            raise Disconnect("bad packet", notify=False)
+        request: int = _INT32.unpack_from(body)[0]
+        if request == REQUEST_SSL:
+            yield from answer_ssl_request(client, app)
+        elif request == REQUEST_GSSENC:
+            if client.buffered():
+                raise Disconnect(
+                    "received unencrypted data after GSSAPI encryption request"
+                )
+            client.write(b"N")
+        elif request >> 16 == REQUEST_STARTUP_3 >> 16 or request in (
+            REQUEST_STARTUP_2,
+            REQUEST_CANCEL,
+        ):
+            return code, body
+        else:
+            shown = (_INT32.pack(len(body) + 4) + body[:4]).hex()
+            raise Disconnect(f"bad packet header: '{shown}'")
+
+
+def read_password(client: Any, app: Any) -> Talk:
+    """Wait for a password message; gives its body."""
+    code, body = yield from next_packet(client, app)
+    if code != FE_PASSWORD:
+        raise StartAgain(body)
+    return body
+
+
+def answer_ssl_request(client: Any, app: Any) -> Talk:
+    """Answer S and begin TLS, or answer N."""
+    if client.tls_object is not None:
+        raise Disconnect("SSL req inside SSL", notify=False)
+    if client.buffered():
+        # What came in clear must never count as if TLS had brought it.
+        raise Disconnect("received unencrypted data after SSL request")
+    if app.client_tls is None or client.is_unix:
+        client.write(b"N")
+        return
+    client.write(b"S")
+    yield from start_tls(client, app)
+
+
+def start_tls(client: Any, app: Any) -> Talk:
+    """Let the client shake hands; a failure is logged, but not told."""
+    try:
+        yield StartTls(app.client_tls, True, None)
+    except (ssl.SSLError, OSError) as error:
+        reason = tls.reason_of(error)
+        log.warning(f"TLS handshake error: handshake failed: {reason}")
+        raise Disconnect("TLS handshake failed", notify=False, silent=True) from None

@@ -1,0 +1,203 @@
+"""Read a client's startup packet: who it is, where it wants to go, its parameters.
+
+Parameters count in the order of the packet, and the first that is refused ends the
+login; only `replication` is looked at before all others, because a replication
+client's `options` are kept whole for PostgreSQL instead of being taken apart.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from bouncer import log
+from bouncer.config.settings import Settings
+from bouncer.errors import Disconnect
+from bouncer.relay.tracked import tracked_names
+from bouncer.wire.messages import (
+    REQUEST_STARTUP_3,
+    decode_text,
+    negotiate_protocol_version,
+    parse_startup,
+)
+
+LOGICAL = 1
+PHYSICAL = 2
+
+_BAD_OPTIONS = (
+    "unsupported options startup parameter: "
+    "only '-c config=val' and '--config=val' are allowed"
+)
+_NO_TERMINATOR = "invalid startup packet layout: expected terminator as last byte"
+_SPACE = 0x20
+_BACKSLASH = 0x5C
+# What ends a piece of `options`; only blanks are skipped between pieces.
+_WHITE = frozenset(b" \t\n\v\f\r")
+
+
+class Startup:
+    """What a startup packet says."""
+
+    __slots__ = ("database", "negotiation", "user")
+
+    def __init__(self, user: str, database: str, negotiation: bytes) -> None:
+        self.user = user
+        self.database = database
+        #: NegotiateProtocolVersion, when it is due.
+        self.negotiation = negotiation
+
+
+class Rules:
+    """Which parameters are kept and which are dropped."""
+
+    __slots__ = ("ignored", "ignores_options", "settings", "tracked")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.tracked = {name.lower().encode(): name for name in tracked_names()}
+        self.ignored = frozenset(
+            name.strip().encode("utf-8", "surrogateescape")
+            for name in settings.ignore_startup_parameters.split(",")
+        )
+        self.ignores_options = b"options" in self.ignored
+
+
+_rules: Rules | None = None
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Give the rules of *settings*, made once for each object."""
+    global _rules
+    if _rules is None or _rules.settings is not settings:
+        _rules = Rules(settings)
+    return _rules
+
+
+def read_startup(client: Any, settings: Settings, body: bytes) -> Startup:
+    """Take a StartupMessage apart and note its parameters at *client*.
+
+    *body* begins with the protocol version. Raises `Disconnect`.
+    """
+    rules = rules_of(settings)
+    params, terminated = parse_startup(body[4:])
+    client.replication = 0
+    client.startup_options = None
+    for name, value in params:
+        if name == b"replication":
+            client.replication = replication_kind(value)
+
+    user = database = b""
+    given: dict[str, str] = {}
+    extensions = []
+    for name, value in params:
+        if name == b"user":
+            user = value
+        elif name == b"database":
+            database = value
+        elif name == b"options":
+            if client.replication:
+                client.startup_options = decode_text(value)
+            else:
+                _take_options(client, rules, value, given)
+        elif name.startswith(b"_pq_."):
+            extensions.append(name)
+        elif name != b"replication":
+            tracked = rules.tracked.get(name.lower())
+            if tracked is not None:
+                given[tracked] = decode_text(value)
+            elif name not in rules.ignored:
+                _refuse(client, "unsupported startup parameter", name, value)
+        if log.verbosity:
+            log.debug(
+                f"{client.prefix} got var: {decode_text(name)}={decode_text(value)}"
+            )
+    if not terminated:
+        raise Disconnect(_NO_TERMINATOR)
+    if not user:
+        raise Disconnect("no username supplied")
+    if settings.application_name_add_host:
+        name_and_host = _with_host(client, settings, given.get("application_name"))
+        given["application_name"] = name_and_host
+    client.startup_params = given
+
+    negotiation = b""
+    if extensions or body[:4] != b"\0\3\0\0":
+        negotiation = negotiate_protocol_version(REQUEST_STARTUP_3, extensions)
+    return Startup(decode_text(user), decode_text(database or user), negotiation)
+
+
+def replication_kind(value: bytes) -> int:
+    """Say what `replication=` asks for; a word that is none asks for nothing."""
+    if value == b"database":
+        return LOGICAL
+    word = value.lower()
+    if word == b"1" or word == b"on":
+        return PHYSICAL
+    # PostgreSQL takes a boolean's unique beginnings for the word.
+    if word and (b"true".startswith(word) or b"yes".startswith(word)):
+        return PHYSICAL
+    return 0
+
+
+def _take_options(
+    client: Any, rules: Rules, value: bytes, given: dict[str, str]
+) -> None:
+    """Take the settings out of `options`: -c name=value, --name=value."""
+    at, size = 0, len(value)
+    while at < size:
+        at = _skip_blanks(value, at)
+        if value.startswith(b"-c", at):
+            at = _skip_blanks(value, at + 2)
+        elif value.startswith(b"--", at):
+            at += 2
+        else:
+            raise Disconnect(_BAD_OPTIONS)
+        piece, at = _unescape(value, at)
+        name, equals, setting = piece.partition(b"=")
+        if not name or not equals:
+            raise Disconnect(_BAD_OPTIONS)
+        tracked = rules.tracked.get(name.lower())
+        if tracked is not None:
+            given[tracked] = decode_text(setting)
+        elif not rules.ignores_options and name not in rules.ignored:
+            _refuse(client, "unsupported startup parameter in options", name, setting)
+        # A blank promises another piece.
+        if at == size - 1 and value[at] == _SPACE:
+            raise Disconnect(_BAD_OPTIONS)
+
+
+def _skip_blanks(value: bytes, at: int) -> int:
+    while at < len(value) and value[at] == _SPACE:
+        at += 1
+    return at
+
+
+def _unescape(value: bytes, at: int) -> tuple[bytes, int]:
+    """Read up to white space; a backslash makes the next character literal."""
+    piece = bytearray()
+    while at < len(value) and value[at] not in _WHITE:
+        if value[at] == _BACKSLASH:
+            at += 1
+            if at == len(value):
+                break
+        piece.append(value[at])
+        at += 1
+    return bytes(piece), at
+
+
+def _refuse(client: Any, text: str, name: bytes, value: bytes) -> None:
+    shown = f"{text}: {decode_text(name)}"
+    log.warning(f"{client.prefix} {shown}={decode_text(value)}")
+    raise Disconnect(shown)
+
+
+def _with_host(client: Any, settings: Settings, name: str | None) -> str:
+    """Add where the client is to its application_name."""
+    if client.is_unix:
+        host = socket.gethostname()
+        address = f"unix({client.peer_pid}@{host}):{settings.listen_port}"
+    elif ":" in client.peer_address:
+        address = f"[{client.peer_address}]:{client.peer_port}"
+    else:
+        address = f"{client.peer_address}:{client.peer_port}"
+    return f"{name or 'app'} - {address}"
