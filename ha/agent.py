@@ -9,6 +9,7 @@ of the configured weight, rounded down by HAProxy, never 0 by load alone.
 from __future__ import annotations
 
 import re
+import urllib.parse
 from dataclasses import dataclass
 
 from ha.readiness import Answer, Grade, Readiness
@@ -55,7 +56,7 @@ class Question:
             elif key == "lag" and equals:
                 lag = parse_size(value)
             elif key == "db" and equals:
-                database = value
+                database = urllib.parse.unquote(value)
             elif not database and not equals:
                 database = word
             else:
