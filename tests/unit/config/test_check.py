@@ -117,7 +117,11 @@ def test_a_mistake_comes_with_what_was_meant(write, rest, hint):
 @pytest.mark.parametrize(
     ("rest", "setting", "text"),
     [
-        ("server_idle_timeout=100\nserver_lifetime=50\n", "server_idle_timeout", "longer"),
+        (
+            "server_idle_timeout=100\nserver_lifetime=50\n",
+            "server_idle_timeout",
+            "longer",
+        ),
         ("query_timeout=5\n", "query_timeout", "a waiting query"),
         ("reserve_pool_size=2\nreserve_pool_timeout=0\n", "reserve_pool_size", "off"),
         (
