@@ -1,0 +1,205 @@
+"""The image's entry point: environment in, configuration out; ours must load it."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bouncer.config.load import load
+from bouncer.config.settings import Configuration
+from bouncer.config.userlist import UserList
+
+ROOT = Path(__file__).resolve().parents[3]
+PATH = ROOT / "docs" / "packaging" / "docker" / "entrypoint.py"
+
+
+@pytest.fixture(scope="module")
+def entrypoint() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("entrypoint", PATH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Image:
+    """A container's file system, as far as the configuration goes."""
+
+    def __init__(self, module: ModuleType, directory: Path) -> None:
+        self.module = module
+        self.path = directory / "pgbouncer.ini"
+
+    def configure(self, **variables: str) -> Configuration:
+        self.module.configure(self.module.Environment(variables), str(self.path))
+        return load(str(self.path), None)
+
+    @property
+    def users(self) -> dict[str, str]:
+        return UserList.read(str(self.path.parent / "userlist.txt"))
+
+
+@pytest.fixture
+def image(entrypoint: ModuleType, tmp_path: Path) -> Image:
+    return Image(entrypoint, tmp_path)
+
+
+def test_database_url(image: Image) -> None:
+    conf = image.configure(
+        DATABASE_URL="postgres://alice:s%40cret@db.example:5433/shop",
+        POOL_MODE="transaction",
+        MAX_CLIENT_CONN="500",
+    )
+    shop = conf.databases["shop"]
+    assert (shop.host, shop.port, shop.auth_user) == ("db.example", 5433, "alice")
+    assert conf.settings.pool_mode == "transaction"
+    assert conf.settings.max_client_conn == 500
+    assert conf.settings.listen_port == 5432
+    assert conf.settings.listen_addr == "0.0.0.0"
+    assert conf.settings.unix_socket_dir == ""
+    # md5 of "s@cretalice"
+    assert image.users == {"alice": "md586ba5ef26fd751e834d17100b574b386"}
+    assert (image.path.stat().st_mode & 0o777) == 0o600
+
+
+def test_database_urls(image: Image) -> None:
+    conf = image.configure(
+        DATABASE_URLS="postgres://a:x@h1/one, postgres://b:y@h2:6000/two",
+        AUTH_TYPE="scram-sha-256",
+    )
+    assert {name: one.host for name, one in conf.databases.items()} == {
+        "one": "h1",
+        "two": "h2",
+    }
+    assert image.users == {"a": "x", "b": "y"}
+
+
+def test_edoburu_single_variables(image: Image) -> None:
+    conf = image.configure(
+        DB_HOST="h",
+        DB_USER="u",
+        DB_PASSWORD='p"w',
+        AUTH_TYPE="plain",
+        POOL_SIZE="7",
+        CLIENT_ENCODING="UTF8",
+        ADMIN_USERS="u,v",
+    )
+    assert conf.autodb is not None
+    text = image.path.read_text()
+    assert "* = host=h port=5432 auth_user=u pool_size=7 client_encoding=UTF8" in text
+    assert "pool_size = " not in text.split("[pgbouncer]")[1].replace("default_", "")
+    assert conf.settings.admin_users == "u,v"
+    assert image.users == {"u": 'p"w'}
+
+
+def test_bitnami_variables(image: Image) -> None:
+    conf = image.configure(
+        POSTGRESQL_HOST="pg",
+        POSTGRESQL_USERNAME="app",
+        POSTGRESQL_PASSWORD="it's secret",
+        POSTGRESQL_DATABASE="real",
+        PGBOUNCER_DATABASE="shown",
+        PGBOUNCER_PORT="7000",
+        PGBOUNCER_POOL_MODE="session",
+        PGBOUNCER_SET_DATABASE_USER="yes",
+        PGBOUNCER_SET_DATABASE_PASSWORD="yes",
+        PGBOUNCER_CONNECT_QUERY="set a to 'b'",
+        PGBOUNCER_SERVER_TLS_SSLMODE="disable",
+    )
+    shown = conf.databases["shown"]
+    assert (shown.host, shown.dbname, shown.user) == ("pg", "real", "app")
+    assert shown.password == "it's secret"
+    assert shown.connect_query == "set a to 'b'"
+    assert conf.settings.listen_port == 7000
+    assert conf.settings.auth_type == "scram-sha-256"
+    assert conf.settings.server_tls_sslmode == "disable"
+    assert image.users == {"app": "it's secret"}
+
+
+def test_bitnami_dsns_and_userlist(image: Image) -> None:
+    conf = image.configure(
+        PGBOUNCER_DSN_0="a=host=h1 dbname=x",
+        PGBOUNCER_DSN_1="b=host=h2",
+        PGBOUNCER_USERLIST='"u" "md5abc"\n"v" "w"',
+    )
+    assert {name: one.host for name, one in conf.databases.items()} == {
+        "a": "h1",
+        "b": "h2",
+    }
+    assert image.users == {"u": "md5abc", "v": "w"}
+
+
+def test_official_variables(image: Image) -> None:
+    conf = image.configure(
+        DATABASES_HOST="h",
+        DATABASES_PORT="1234",
+        DATABASES_USER="u",
+        DATABASES_PASSWORD="p",
+        DATABASES_DBNAME="d",
+        PGBOUNCER_MAX_DB_CONNECTIONS="3",
+    )
+    assert (conf.databases["d"].host, conf.databases["d"].port) == ("h", 1234)
+    assert conf.settings.max_db_connections == 3
+
+
+def test_secret_may_stand_in_a_file(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("from a file\n")
+    image.configure(
+        DB_HOST="h",
+        DB_USER="u",
+        DB_PASSWORD_FILE=str(tmp_path / "secret"),
+        AUTH_TYPE="plain",
+    )
+    assert image.users == {"u": "from a file"}
+
+
+def test_plain_names_of_other_programs_are_left_alone(image: Image) -> None:
+    conf = image.configure(DB_HOST="h", USER="somebody", SYSLOG="1")
+    assert conf.settings.syslog == 0
+    assert conf.settings.user in (None, "", "postgres")
+
+
+def test_configuration_that_is_there_is_left_alone(image: Image) -> None:
+    image.path.write_text("[databases]\nx = host=y\n[pgbouncer]\n")
+    conf = image.configure(DB_HOST="h")
+    assert list(conf.databases) == ["x"]
+
+
+def test_nothing_set_is_an_error(image: Image) -> None:
+    with pytest.raises(SystemExit) as ended:
+        image.configure()
+    assert "no database" in str(ended.value)
+
+
+def test_waits_for_postgresql_and_runs_with_extra_flags(
+    entrypoint: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(entrypoint, "CONFIG", str(tmp_path / "pgbouncer.ini"))
+    monkeypatch.setattr(os, "execvp", lambda name, words: ran.append(list(words)))
+    monkeypatch.setattr(sys, "argv", ["entrypoint.py"])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        monkeypatch.setenv("POSTGRESQL_HOST", "127.0.0.1")
+        monkeypatch.setenv("POSTGRESQL_PORT", str(server.getsockname()[1]))
+        monkeypatch.setenv("PGBOUNCER_EXTRA_FLAGS", "-v -q")
+        entrypoint.main()
+        server.settimeout(5)
+        server.accept()[0].close()
+    assert ran == [["pgbouncer", str(tmp_path / "pgbouncer.ini"), "-v", "-q"]]
+
+
+def test_other_commands_run_as_they_are(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, str(PATH), "echo", "hello"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert child.stdout == "hello\n"
