@@ -1,5 +1,6 @@
 """The harness itself: what every other live test stands on."""
 
+from tests.support.checker import Crew
 from tests.support.cutting import DOWN, Cut, CuttingProxy
 from tests.support.pooler import RunningPooler
 from tests.support.wire import FakeClient, FakeServer, error, rows
@@ -46,3 +47,20 @@ def test_cutting_proxy_cuts_at_the_byte_it_was_told(postgres, free_port):
         assert proxy.passages[0].passed[DOWN] == 20
         with FakeClient(proxy.port) as client:
             assert client.login("p0", "u_trust")[-1]["type"] == "ReadyForQuery"
+
+
+def test_checker_notices_a_row_that_belongs_to_somebody_else(free_port):
+    def script(talk):
+        if talk.login():
+            while talk.read():
+                talk.answer("w9-1")
+
+    server = FakeServer(free_port(), script)
+    try:
+        crew = Crew(server.port, 1, seed=1)
+        crew.workers[0].kinds = [crew.workers[0].ask_simply]
+        with crew:
+            crew.workers[0].join(10)
+        assert "is owed" in crew.wrong[0]
+    finally:
+        server.close()

@@ -6,6 +6,7 @@ dialogue and break it at each byte of it.
 """
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -35,62 +36,96 @@ class Cut:
         self.released.set()
 
 
-class Passage:
-    """One connection through the proxy, with both directions' byte counts."""
+class Passage(threading.Thread):
+    """One connection through the proxy, with both directions' byte counts.
+
+    One thread serves both directions, so that nobody is inside recv() when a socket
+    is closed: then close() would neither end it nor send a reset. It is meant for
+    dialogues; two ends that both flood without reading would stop each other.
+    """
 
     def __init__(self, number: int, near: socket.socket, far: socket.socket) -> None:
+        super().__init__(daemon=True)
         self.number, self.near, self.far = number, near, far
         self.passed = {UP: 0, DOWN: 0}
         self.cut: Cut | None = None
+        self._open = {UP, DOWN}
+        self._command: str | None = None
+        self._woken, self._waker = socket.socketpair()
 
-    def end(self, how: str) -> None:
-        """Close both sockets, in order or with a reset."""
+    def run(self) -> None:
+        """Pass on bytes both ways until both ways have ended or a cut ends them."""
+        try:
+            while self._open and self._command is None:
+                sources = {self._ends(way)[0]: way for way in self._open}
+                held = self._held()
+                readable, _, _ = select.select(
+                    [s for s, way in sources.items() if way != held] + [self._woken],
+                    [],
+                    [],
+                    0.01 if held else None,
+                )
+                for source in readable:
+                    if source in sources and self._command is None:
+                        self._pass_on(sources[source])
+        except OSError:
+            pass
+        finally:
+            self._close(self._command or "close")
+
+    def _ends(self, way: str) -> tuple[socket.socket, socket.socket]:
+        return (self.near, self.far) if way == UP else (self.far, self.near)
+
+    def _held(self) -> str | None:
+        """The direction in which nothing may pass for now."""
+        cut = self.cut
+        is_holding = cut and cut.how == "hold" and cut.happened.is_set()
+        return (
+            cut.direction if cut and is_holding and not cut.released.is_set() else None
+        )
+
+    def _pass_on(self, way: str) -> None:
+        source, sink = self._ends(way)
+        room, cut = CHUNK, self.cut
+        applies = cut is not None and cut.direction == way and not cut.happened.is_set()
+        if cut is not None and applies:
+            room = max(0, cut.at - self.passed[way])
+        data = source.recv(min(room, CHUNK)) if room else b""
+        if data:
+            sink.sendall(data)
+            self.passed[way] += len(data)
+        if cut is not None and applies and self.passed[way] >= cut.at:
+            cut.happened.set()
+            if cut.how == "half":
+                self._end_way(way, sink)
+            elif cut.how != "hold":
+                self._command = cut.how
+        elif not data:
+            self._end_way(way, sink)
+
+    def _end_way(self, way: str, sink: socket.socket) -> None:
+        self._open.discard(way)
+        sink.shutdown(socket.SHUT_WR)
+
+    def _close(self, how: str) -> None:
         for sock in (self.near, self.far):
             with contextlib.suppress(OSError):
                 if how == "reset":
                     linger = struct.pack("ii", 1, 0)
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                    sock.close()
-                else:
-                    sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+        self._woken.close()
 
-    def pump(self, direction: str) -> None:
-        """Pass on bytes of one direction until it ends or is cut."""
-        source, sink = (
-            (self.near, self.far) if direction == UP else (self.far, self.near)
-        )
-        with contextlib.suppress(OSError):
-            while data := source.recv(CHUNK):
-                data = self._before_cut(direction, data, sink)
-                if data is None:
-                    return
-                sink.sendall(data)
-                self.passed[direction] += len(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
+    def forget(self) -> None:
+        """Give back what waking the thread needed."""
+        self._waker.close()
 
-    def _before_cut(
-        self, direction: str, data: bytes, sink: socket.socket
-    ) -> bytes | None:
-        """What of *data* may still pass; None when the cut has ended this direction."""
-        cut = self.cut
-        if cut is None or cut.direction != direction or cut.happened.is_set():
-            return data
-        room = cut.at - self.passed[direction]
-        if len(data) < room or (len(data) == room and cut.how == "hold" and room == 0):
-            return data
-        if room > 0:
-            sink.sendall(data[:room])
-            self.passed[direction] += room
-        cut.happened.set()
-        if cut.how == "hold":
-            cut.released.wait()
-            return data[max(room, 0) :]
-        if cut.how == "half":
-            sink.shutdown(socket.SHUT_WR)
-        else:
-            self.end(cut.how)
-        return None
+    def end(self, how: str = "close") -> None:
+        """Close both sockets, in order or with a reset."""
+        if self._command is None:
+            self._command = how
+        with contextlib.suppress(OSError):
+            self._waker.send(b"x")
 
 
 class CuttingProxy:
@@ -125,10 +160,7 @@ class CuttingProxy:
             passage = Passage(len(self.passages) + 1, near, far)
             passage.cut = self.cuts.get(passage.number, self.cuts.get(0))
             self.passages.append(passage)
-            for direction in (UP, DOWN):
-                threading.Thread(
-                    target=passage.pump, args=(direction,), daemon=True
-                ).start()
+            passage.start()
 
     def close(self) -> None:
         """Stop listening and end every connection."""
@@ -136,11 +168,9 @@ class CuttingProxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for passage in self.passages:
-            if passage.cut:
-                passage.cut.release()
-            passage.end("close")
-            for sock in (passage.near, passage.far):
-                sock.close()
+            passage.end()
+            passage.join(10)
+            passage.forget()
 
     def __enter__(self) -> "CuttingProxy":
         return self

@@ -15,7 +15,13 @@ from tests.replay.pooler import LINE, Pooler, wait_for
 from .ground import PASSWORDS, Ground
 
 # What the userlist holds unless a test says otherwise.
-USERS = {"postgres": "", "u_trust": "", "admin": "adminpass", "stats": "statspass", **PASSWORDS}
+USERS = {
+    "postgres": "",
+    "u_trust": "",
+    "admin": "adminpass",
+    "stats": "statspass",
+    **PASSWORDS,
+}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -1,0 +1,202 @@
+"""Clients that tag every query with who they are, and verify every row they get.
+
+The one thing that a pooler must never do is to give one client another's rows. Each
+worker is a connection with a name; everything it asks is answered with that name and
+a number, and whatever comes back must be exactly what is owed next. Meanwhile the
+test may kill clients, servers and connections as it likes: a worker that is cut off
+logs in again.
+"""
+
+import contextlib
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .wire import FakeClient, Message, rows
+
+CUT_OFF = ("<connection closed>", "<timeout>")
+
+
+class WrongRow(AssertionError):
+    """A client got what it had not asked for."""
+
+
+class Worker(threading.Thread):
+    """One client after the other under one name, until told to stop."""
+
+    def __init__(
+        self, name: str, port: int, database: str, user: str, seed: int
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self.port, self.database, self.user = port, database, user
+        self.random = random.Random(seed)
+        self.number = self.answered = self.cut_off = 0
+        self.wrong: str | None = None
+        self.stopping = threading.Event()
+        self.client: FakeClient | None = None
+        # Chosen in turn at random; a test may narrow them.
+        self.kinds: list[Callable[[FakeClient], None]] = [
+            self.ask_simply,
+            self.ask_in_transaction,
+            self.ask_prepared,
+            self.ask_in_pipeline,
+            self.fail_on_purpose,
+        ]
+
+    def run(self) -> None:
+        """Log in, ask, verify; again after each cut."""
+        try:
+            while not self.stopping.is_set():
+                try:
+                    self.one_connection()
+                except OSError:
+                    self.cut_off += 1
+        except WrongRow as wrong:
+            self.wrong = str(wrong)
+
+    def one_connection(self) -> None:
+        """Use one connection until it breaks or we like no more."""
+        self.client = client = FakeClient(self.port, seconds=20)
+        try:
+            if client.login(self.database, self.user)[-1]["type"] != "ReadyForQuery":
+                raise ConnectionError("no login")
+            for _ in range(self.random.randint(1, 60)):
+                if self.stopping.is_set():
+                    break
+                self.random.choice(self.kinds)(client)
+            client.close(terminate=True)
+        finally:
+            client.close()
+
+    def next_tag(self) -> str:
+        """A text that nobody else ever asks for."""
+        self.number += 1
+        return f"{self.name}-{self.number}"
+
+    def verify(self, got: list[Message], wanted: list[str]) -> None:
+        """Every row that came must be the next one owed; all, unless cut off."""
+        seen = [row[0] for row in rows(got)]
+        if seen != wanted[: len(seen)]:
+            raise WrongRow(f"{self.name} is owed {wanted}, got {seen}")
+        self.answered += len(seen)
+        if got[-1]["type"] == "<timeout>":
+            raise WrongRow(f"{self.name} waits for {wanted} in vain, got {seen}")
+        broken = any(m["type"] in ("ErrorResponse", *CUT_OFF) for m in got)
+        if broken:
+            raise ConnectionError("cut off")
+        if len(seen) < len(wanted):
+            raise WrongRow(f"{self.name} is owed {wanted}, got only {seen}")
+
+    # What a worker may ask
+
+    def ask_simply(self, client: FakeClient) -> None:
+        """A simple query with several rows, of varying size."""
+        tag = self.next_tag()
+        count, size = self.random.randint(1, 30), self.random.choice((0, 10, 5000))
+        sql = f"select '{tag}', repeat('x', {size}) from generate_series(1, {count})"
+        self.verify(client.ask(sql), [tag] * count)
+
+    def ask_in_transaction(self, client: FakeClient) -> None:
+        """Several queries between BEGIN and COMMIT, on one server."""
+        self.verify(client.ask("begin"), [])
+        for _ in range(self.random.randint(1, 4)):
+            tag = self.next_tag()
+            self.verify(client.ask(f"select '{tag}'"), [tag])
+        self.verify(client.ask("commit"), [])
+
+    def ask_prepared(self, client: FakeClient) -> None:
+        """A named statement, used several times, closed at the end."""
+        tag, name = self.next_tag(), f"s{self.number}"
+        sql = f"select '{tag}-' || $1::text"
+        client.send({"type": "Parse", "name": name, "sql": sql}, {"type": "Sync"})
+        self.verify(client.until_ready(), [])
+        for number in range(self.random.randint(1, 4)):
+            client.send(
+                {"type": "Bind", "statement": name, "params": [str(number)]},
+                {"type": "Execute"},
+                {"type": "Sync"},
+            )
+            self.verify(client.until_ready(), [f"{tag}-{number}"])
+        client.send({"type": "Close", "kind": "S", "name": name}, {"type": "Sync"})
+        self.verify(client.until_ready(), [])
+
+    def ask_in_pipeline(self, client: FakeClient) -> None:
+        """Many Syncs at once."""
+        tags = [self.next_tag() for _ in range(self.random.randint(2, 12))]
+        messages: list[dict[str, Any]] = []
+        for tag in tags:
+            messages += [
+                {"type": "Parse", "sql": "select $1::text"},
+                {"type": "Bind", "params": [tag]},
+                {"type": "Execute"},
+                {"type": "Sync"},
+            ]
+        client.send(*messages)
+        self.verify(client.until_ready(len(tags)), tags)
+
+    def fail_on_purpose(self, client: FakeClient) -> None:
+        """An error of our own; the next query is answered all the same."""
+        got = client.ask("select 1/0")
+        if not any(m["type"] == "ErrorResponse" for m in got):
+            self.verify(got, [])
+            raise WrongRow(f"{self.name} is owed an error, got {got}")
+        if got[-1]["type"] in CUT_OFF:
+            raise ConnectionError("cut off")
+        texts = [dict(m["fields"])["M"] for m in got if m["type"] == "ErrorResponse"]
+        if texts != ["division by zero"]:
+            raise ConnectionError(f"cut off: {texts}")
+
+
+class Crew:
+    """Several workers at once, and what came of them."""
+
+    def __init__(self, port: int, count: int, seed: int, database: str = "p0") -> None:
+        self.workers = [
+            Worker(f"w{n}", port, database, "u_trust", seed * 1000 + n)
+            for n in range(count)
+        ]
+
+    def __enter__(self) -> "Crew":
+        for worker in self.workers:
+            worker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.stopping.set()
+        end = time.monotonic() + 30
+        for worker in self.workers:
+            worker.join(max(0.0, end - time.monotonic()))
+
+    @property
+    def answered(self) -> int:
+        """Rows that were verified."""
+        return sum(worker.answered for worker in self.workers)
+
+    @property
+    def wrong(self) -> list[str]:
+        """What was wrong so far; empty when all is well."""
+        return [worker.wrong for worker in self.workers if worker.wrong]
+
+    @property
+    def hanging(self) -> list[str]:
+        """Who has not come to an end, after it was time to."""
+        return [worker.name for worker in self.workers if worker.is_alive()]
+
+    def kill_one(self, chance: random.Random) -> None:
+        """Cut a client off where it stands, in order or with a reset."""
+        client = chance.choice(self.workers).client
+        if client is None:
+            return
+        # Its own thread closes the socket: another's close() would not wake its recv().
+        with contextlib.suppress(OSError):
+            if chance.random() < 0.5:
+                linger = struct.pack("ii", 1, 0)
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                client.sock.shutdown(socket.SHUT_RD)
+            else:
+                client.sock.shutdown(socket.SHUT_RDWR)
