@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bouncer.pool.limits import CONSOLE_POOL_SIZE
-from bouncer.pool.registry import CONSOLE
+from bouncer.pool.registry import CONSOLE, bytes_of
 from bouncer.relay.statements import known_statements
 from bouncer.snapshot import (
     DatabaseRow,
@@ -201,7 +201,7 @@ class Rows:
                     limits.server_lifetime(database),
                     config.pool_mode,
                     balance(config),
-                    limits.max_db_connections(database),
+                    config.max_db_connections or settings.max_db_connections,
                     database.server_count,
                     limits.max_db_clients(database),
                     database.client_count,
@@ -215,7 +215,7 @@ class Rows:
         limits = self.app.limits
         rows = []
         users = self.app.registry.users
-        for name in sorted(users, key=lambda one: one.encode()):
+        for name in sorted(users, key=bytes_of):
             user = users[name]
             options = user.options
             rows.append(

@@ -15,7 +15,11 @@ from bouncer.config.settings import Configuration, Database, Peer, UserOptions
 from bouncer.pool.pools import ServerPool
 
 CONSOLE = "pgbouncer"
-LONGEST_DATABASE_NAME = 63  # bytes; PostgreSQL cuts identifiers there
+
+
+def bytes_of(name: str) -> bytes:
+    """The bytes of a name, which need not be UTF-8: the console sorts by them."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 class DatabaseState:
@@ -136,9 +140,6 @@ class Registry:
         if self.configuration.autodb is None:
             return None
         prefix = "" if client is None else f"{client.prefix} "
-        if len(name.encode("utf-8", "surrogateescape")) > LONGEST_DATABASE_NAME:
-            log.warning(f"too long db name: {name}")
-            return None
         config = make_autodb(self.configuration, name)
         if config is None:
             return None
@@ -155,14 +156,14 @@ class Registry:
 
     def sorted_databases(self) -> list[DatabaseState]:
         """In the console's order: byte order of the names."""
-        return sorted(self.databases.values(), key=lambda one: one.name.encode())
+        return sorted(self.databases.values(), key=lambda one: bytes_of(one.name))
 
     def sorted_pools(self) -> list[ServerPool]:
         return [
             pool
             for database in self.sorted_databases()
             for _, pool in sorted(
-                database.pools.items(), key=lambda item: item[0].encode()
+                database.pools.items(), key=lambda item: bytes_of(item[0])
             )
         ]
 
@@ -254,8 +255,6 @@ class Registry:
             self.user(name).options = options
         for state in self.learnt.values():
             state.options = state.account.options
-        if configuration.settings.auth_user:
-            self.user(configuration.settings.auth_user)
         for number, peer in configuration.peers.items():
             known = self.peers.get(number)
             if known is None:
