@@ -169,7 +169,8 @@ def welcome_own_user(client: Any, app: Any, login: Login) -> Any:
     if app.settings.log_connections:
         log.info(f"{client.prefix} pgbouncer access from unix socket")
     user = app.registry.user(login.user_name)
-    app.limits.admit_client(client, login.database, user, True)
+    # He is nobody's client: the database counts him, his name does not.
+    app.limits.admit_client(client, login.database, None, True)
     client.database = login.database
     choose_pool(client, app, login.database, user)
     if app.settings.log_connections:
