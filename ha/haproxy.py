@@ -376,6 +376,12 @@ class HAProxy:
         text = self.read(self.endpoint, "show servers state")
         return parse_servers_state(text, self.endpoint.text)
 
+    def state_file(self) -> str:
+        """The text that `server-state-file` takes; checked to be whole."""
+        text = self.read(self.endpoint, "show servers state")
+        parse_servers_state(text, self.endpoint.text)
+        return text
+
     def weight_of(self, backend: str, server: str) -> tuple[int, int]:
         """The current and the initial weight."""
         target = f"{checked(backend, 'backend')}/{checked(server, 'server')}"

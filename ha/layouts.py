@@ -317,17 +317,20 @@ def outer_pooler(inventory: Inventory, source: Source, pooler: Pooler) -> Pooler
         source,
         pooler,
         [pooler],
-        [replace(item, value=replaced(item.value, OWN_SIZES)) for item in databases],
+        [replace(item, value=replaced(item.value, NOT_OUTSIDE)) for item in databases],
         main=main,
         shared_by=0,
     )
     # No balancer asks this one anything.
-    file.ours = [Item(k, v) for k, v in source.of("pybouncer").items()]
+    own = source.of("pybouncer") if inventory.ours else {}
+    file.ours = [Item(key, value) for key, value in own.items()]
     return file
 
 
-# What a database's line may say of pools; an outer pooler has its own idea.
-OWN_SIZES: dict[str, str | None] = {
+# What an outer pooler has its own idea of: pools, and the name of the database, which
+# is the central pooler's name for it.
+NOT_OUTSIDE: dict[str, str | None] = {
+    "dbname": None,
     "pool_size": None,
     "min_pool_size": None,
     "reserve_pool_size": None,

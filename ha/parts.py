@@ -295,11 +295,11 @@ def pointed_databases(
     items = []
     for name, value in source.of("databases").items():
         changes: dict[str, str | None] = {"host": host, "port": str(port)}
-        if suffix and name != "*" and "dbname=" not in value:
-            # The alias has another name than the database behind it.
-            changes["dbname"] = name
         if suffix and name == "*":
             continue
+        if suffix and "dbname" not in values(value):
+            # The alias has another name than the database behind it.
+            changes["dbname"] = name
         items.append(Item(name + suffix, replaced(value, changes), why))
         why = ""
     return items
