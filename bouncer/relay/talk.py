@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from bouncer import log
-from bouncer.errors import Disconnect
+from bouncer.errors import Disconnect, LoginFailed
 
 
 class Want:
@@ -120,7 +120,7 @@ class Talk:
         except StopIteration as stop:
             self.generator = None
             self.stream.talk_over(stop.value)
-        except Disconnect as reason:
+        except (Disconnect, LoginFailed) as reason:
             self.generator = None
             self.stream.talk_failed(reason)
         except GeneratorExit:
