@@ -19,8 +19,8 @@ from bouncer.relay.statements cimport (
 from bouncer.relay.stream cimport HIGH_WATER, Stream
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
-    FE_EXECUTE, FE_FLUSH, FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC,
-    FE_TERMINATE)
+    FE_EXECUTE, FE_FLUSH, FE_FUNCTION_CALL, FE_PARSE, FE_PASSWORD, FE_QUERY,
+    FE_SYNC, FE_TERMINATE)
 from bouncer.wire.framer cimport (
     HEADER, Buf, be32, buf_append, buf_free, buf_room, buf_size, put32)
 from bouncer.wire.messages import error_response
@@ -85,6 +85,8 @@ cdef class Client(Stream):
             self.app.begin_login(self, <uint8_t>p[0])
             if self.closed or self.tls_handshaking:
                 return 0
+        if self.dropping and self.state == CL_LOGIN:
+            return count
         if self.talk is not None:
             used = self.talk_take(p, count)
             if self.talk is not None or self.closed:
@@ -498,6 +500,9 @@ cdef class Client(Stream):
     def too_long(self, code, length):
         if self.on_console:
             self.end("incomplete pkt", True, "08P01")
+        elif code != FE_PASSWORD:
+            # No message of a login: its end never comes, the login timeout does.
+            self.dropping = True
         else:
             self.end("bad packet header: '" + bytes([code]).hex()
                      + (<int64_t>length).to_bytes(4, "big").hex() + "'", True, "08P01")
@@ -557,7 +562,7 @@ cdef class Client(Stream):
             if log_pooler_errors:
                 log.warning(f"{self.prefix} pooler error: {reason}")
             if whole:
-                self.write(error_response("FATAL", sqlstate, reason))
+                self.write(error_response(reason, sqlstate))
         self.shut()
         if self.names is not None:
             self.names.clear()
