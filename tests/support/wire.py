@@ -96,6 +96,11 @@ class FakeClient(Client):  # type: ignore[misc]
         )
         self.sock.close()
 
+    def close(self, terminate: bool = False) -> None:
+        """Close, whatever state the connection is in."""
+        super().close(terminate)
+        self.sock.close()
+
     def __enter__(self) -> "FakeClient":
         return self
 
