@@ -292,7 +292,7 @@ class Rows:
             ("used_servers", servers),
             ("dns_names", len(app.hosts.host_rows())),
             ("dns_zones", len(app.hosts.zone_rows())),
-            ("dns_queries", app.hosts.pending()),
+            ("dns_queries", app.hosts.pending),
             ("dns_pending", 0),
         ]
 
