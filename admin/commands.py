@@ -19,7 +19,7 @@ from admin.grammar import Assignment, Command
 from admin.owed import Owed
 from admin.show import FAKES, HELP, App, Topic, topic_of
 from bouncer import log
-from bouncer.errors import CommandError, ConfigError, Disconnect
+from bouncer.errors import CommandError, ConfigError, Disconnect, TlsKept
 from bouncer.wire.sqlstate import CONFIG_FILE_ERROR
 
 # The one SHOW that is answered by another program.
@@ -332,13 +332,14 @@ def _reload(asked: Asked) -> Reply:
     try:
         outcome = asked.app.reload()
     except ConfigError as error:
-        raise reload_failed() from error
+        raise reload_failed(error) from error
     return Done("RELOAD", after=outcome if isawaitable(outcome) else None)
 
 
-def reload_failed() -> CommandError:
+def reload_failed(error: ConfigError) -> CommandError:
     """Log that a RELOAD failed and say so."""
-    log.error("RELOAD Failed, see logs for more details")
+    if not isinstance(error, TlsKept):
+        log.error("RELOAD Failed, see logs for more details")
     return CommandError(
         "RELOAD failed, see logs for additional details", CONFIG_FILE_ERROR
     )

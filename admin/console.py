@@ -360,7 +360,7 @@ class Session:
             try:
                 yield reply.after
             except ConfigError as error:
-                raise reload_failed() from error
+                raise reload_failed(error) from error
         for notice in reply.notices:
             self.client.write(notice_response(notice.text, detail=notice.detail))
 

@@ -20,7 +20,7 @@ from bouncer.config.ident import IdentMaps
 from bouncer.config.load import load
 from bouncer.config.settings import Configuration, Database, Settings
 from bouncer.config.userlist import UserListFile
-from bouncer.errors import ConfigError, Disconnect
+from bouncer.errors import ConfigError, Disconnect, TlsKept
 from bouncer.listener import Listener, Listeners, tune_server
 from bouncer.lookup import Lookups
 from bouncer.pool.cancels import Cancels, new_key
@@ -278,7 +278,7 @@ class Bouncer:
         self.read_hba()
         log.reopen()
         if not self.reload_tls():
-            failure = failure or ConfigError("TLS")
+            failure = failure or TlsKept("TLS configuration could not be reloaded")
         self.poller.settle()
         if failure is not None:
             raise failure

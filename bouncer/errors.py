@@ -20,6 +20,10 @@ class ConfigError(BouncerError):
     """A configuration that must not be used; the text is the log's ERROR line."""
 
 
+class TlsKept(ConfigError):
+    """A reload went well but for TLS, whose old setup goes on."""
+
+
 class StartError(BouncerError):
     """The process cannot start; the text is the log's FATAL line."""
 
