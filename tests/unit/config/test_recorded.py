@@ -101,7 +101,7 @@ class Reader:
     def read_the_rest(self):
         settings = self.config.settings
         self.known |= set(self.config.users)
-        # Another forced user than the first of a database never gets a row.
+        # There, another forced user than the first of a database never gets a row.
         for database in self.config.databases.values():
             if database.user:
                 self.forced.setdefault(database.name, database.user)
