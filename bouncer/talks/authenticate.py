@@ -1,9 +1,9 @@
 """Let a client prove who it is, by the method that the configuration asks for.
 
 A user of None is nobody whom we know: each method of ours then goes through the
-same motions and fails with the same text (mock authentication). An empty secret
-matches nothing. What a client is told never says why it failed; the log does,
-without ever naming a secret.
+same motions and fails with the same text (mock authentication); only PAM and LDAP
+know users by themselves. An empty secret matches nothing. What a client is told
+never says why it failed; the log does, without ever naming a secret.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+from collections.abc import Awaitable
 from typing import Any
 
 from bouncer import log
-from bouncer.auth import tls
+from bouncer.auth import ldap, pam, tls
 from bouncer.auth.derive import MAX_ITERATIONS, deriver, secret_of
 from bouncer.auth.md5 import answer as md5_answer
 from bouncer.auth.md5 import hash_password
@@ -37,6 +38,7 @@ from bouncer.wire.messages import (
     authentication_md5,
     authentication_sasl_continue,
     authentication_sasl_final,
+    decode_text,
     encode_text,
     parse_password,
     parse_sasl_initial,
@@ -66,7 +68,7 @@ class Prepared:
 
 def prepared(user: Any) -> Prepared:
     """Give what has been made of the secret of *user*."""
-    found = user.adhoc_scram
+    found: Prepared | None = user.adhoc_scram
     if found is None:
         found = user.adhoc_scram = Prepared(user.secret)
     return found
@@ -95,6 +97,10 @@ def authenticate(client: Any, app: Any, login: Any, user: Any) -> Talk:
         check_certificate(client, rule, login, user)
     elif method == "peer":
         yield from check_peer(client, rule, login, user)
+    elif method == "pam":
+        yield from check_pam(client, app, login)
+    elif method == "ldap":
+        yield from check_ldap(client, app, rule, login)
     elif method == "reject":
         raise Disconnect("login rejected")
     elif method != "any":
@@ -148,16 +154,20 @@ def check_plain(client: Any, app: Any, login: Any, user: Any) -> Talk:
         hashed = hash_password(encode_text(login.user_name), password)
         fine = same(hashed, encode_text(user.secret))
     else:
-        secret = made.scram
-        if secret.iterations > MAX_ITERATIONS:
-            log.error(f"{client.prefix} {too_many(secret.iterations)}")
-            raise Disconnect(_WRONG_PASSWORD)
-        # What somebody claims is not kept: it may be wrong.
-        keys = yield deriver.wanted(password, secret.salt, secret.iterations, False)
-        claimed = secret_of(keys, secret.salt, secret.iterations)
-        fine = same(claimed.stored_key, secret.stored_key)
+        fine = yield from fits_scram(client, password, made.scram)
     if not fine:
         raise Disconnect(_WRONG_PASSWORD)
+
+
+def fits_scram(client: Any, password: bytes, secret: Any) -> Talk:
+    """Say whether *password* is the one behind a SCRAM secret."""
+    if secret.iterations > MAX_ITERATIONS:
+        log.error(f"{client.prefix} {too_many(secret.iterations)}")
+        return False
+    # What somebody claims is not kept: it may be wrong.
+    keys = yield deriver.wanted(password, secret.salt, secret.iterations, False)
+    claimed = secret_of(keys, secret.salt, secret.iterations)
+    return same(claimed.stored_key, secret.stored_key)
 
 
 def check_md5(client: Any, app: Any, login: Any, user: Any) -> Talk:
@@ -188,21 +198,9 @@ def check_scram(client: Any, app: Any, login: Any, user: Any) -> Talk:
     if made is not None and made.kind == MD5:
         log.error(f"{client.prefix} SCRAM authentication failed: user has MD5 secret")
         raise Disconnect(_SASL_FAILED)
-    iterations = max(app.settings.scram_iterations, 1)
-    if made is None:
-        secret = mock_secrets.secret(encode_text(login.user_name), iterations)
-    elif made.scram is not None:
-        secret = made.scram
-    else:
-        secret = None
     try:
         _, first = parse_sasl_initial(body)
-        if secret is None:
-            secret = yield from derived(made, encode_text(user.secret), iterations)
-        elif made is None and mock_secrets.is_new(login.user_name):
-            # As long as it takes to derive the keys of somebody who exists.
-            if deriver.last_duration:
-                yield asyncio.sleep(deriver.last_duration)
+        secret = yield from scram_secret(app, login, user, made)
         exchange = ServerSide(secret)
         client.write(authentication_sasl_continue(exchange.first(first)))
         body = yield from read_password(client, app)
@@ -219,8 +217,18 @@ def check_scram(client: Any, app: Any, login: Any, user: Any) -> Talk:
         remember_keys(client, user, exchange.keys)
 
 
-def derived(made: Prepared, password: bytes, iterations: int) -> Talk:
-    """Make a SCRAM secret of a password, once."""
+def scram_secret(app: Any, login: Any, user: Any, made: Prepared | None) -> Talk:
+    """Give the secret to check against; it is made of a password once."""
+    if made is not None and made.scram is not None:
+        return made.scram
+    iterations = max(app.settings.scram_iterations, 1)
+    if made is None:
+        name = login.user_name
+        if deriver.last_duration and mock_secrets.is_new(name):
+            # As long as it takes to derive the keys of somebody who exists.
+            yield asyncio.sleep(deriver.last_duration)
+        return mock_secrets.secret(encode_text(name), iterations)
+    password = encode_text(user.secret)
     keys = deriver.known(password, made.salt, iterations)
     if keys is None:
         keys = yield deriver.wanted(password, made.salt, iterations)
@@ -302,3 +310,49 @@ def os_user_name(uid: int) -> str | None:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return None
+
+
+# Judges outside
+
+
+def check_pam(client: Any, app: Any, login: Any) -> Talk:
+    """PAM judges the password."""
+    client.write(AUTHENTICATION_CLEARTEXT)
+    password = yield from clear_password(client, app)
+    address = "" if client.is_unix else client.peer_address
+    verdict: Awaitable[bool] = pam.authenticate(login.user_name, password, address)
+    accepted = yield verdict
+    if not accepted:
+        raise Disconnect("PAM authentication failed")
+    take_password(client, app, login, password)
+
+
+def check_ldap(client: Any, app: Any, rule: Any, login: Any) -> Talk:
+    """An LDAP server judges the password."""
+    options = rule.options if rule is not None else app.settings.auth_ldap_options
+    if options is None:
+        raise Disconnect("auth_ldap_options is null")
+    if not ldap.AVAILABLE:
+        raise Disconnect("ldap is not supported by this build")
+    client.write(AUTHENTICATION_CLEARTEXT)
+    password = yield from clear_password(client, app)
+    accepted = yield ldap.authenticate(options, login.user_name, password)
+    if not accepted:
+        raise Disconnect("LDAP authentication failed")
+    take_password(client, app, login, password)
+
+
+def take_password(client: Any, app: Any, login: Any, password: bytes) -> None:
+    """Keep an accepted password for logins at the server; the user exists now."""
+    database = login.database
+    if database is None:
+        return
+    name = login.user_name
+    user = app.registry.learn_user(database, name, decode_text(password))
+    client.user_state = user
+    app.limits.admit_client(client, database, user, login.rights == "admin")
+    if not database.config.user:
+        client.pool = app.registry.pool(database, name, user)
+    elif client.pool is None:
+        forced = database.config.user
+        client.pool = app.registry.pool(database, forced, app.registry.user(forced))

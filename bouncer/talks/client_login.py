@@ -145,7 +145,8 @@ def log_in(client: Any, app: Any, body: bytes) -> Talk:
             raise Disconnect(f'database "{database.name}" is disabled')
         if app.shutdown_mode is not None:
             raise Disconnect("pooler is shutting down")
-        waiter = client.pool.welcome_waiter(client)
+        pool: Any = client.pool
+        waiter = pool.welcome_waiter(client)
         if waiter is not None:
             yield waiter
         send_welcome(client, app, b"")
