@@ -78,18 +78,30 @@ class Worker(threading.Thread):
         return f"{self.name}-{self.number}"
 
     def verify(self, got: list[Message], wanted: list[str]) -> None:
-        """Every row that came must be the next one owed; all, unless cut off."""
-        seen = [row[0] for row in rows(got)]
-        if seen != wanted[: len(seen)]:
-            raise WrongRow(f"{self.name} is owed {wanted}, got {seen}")
-        self.answered += len(seen)
+        """The answer to one Sync or simple query, which owes *wanted*."""
+        self.verify_each(got, [wanted])
+
+    def verify_each(self, got: list[Message], owed: list[list[str]]) -> None:
+        """Answers up to each ReadyForQuery must hold exactly the rows owed there.
+
+        An error (somebody has canceled us, or killed the server) or the end may cut
+        an answer short, but what has come of it must be right.
+        """
+        is_cut = False
+        answers = answers_in(got)
         if got[-1]["type"] == "<timeout>":
-            raise WrongRow(f"{self.name} waits for {wanted} in vain, got {seen}")
-        broken = any(m["type"] in ("ErrorResponse", *CUT_OFF) for m in got)
-        if broken:
+            raise WrongRow(f"{self.name} waits for {owed} in vain, got {answers}")
+        for answer, wanted in zip(answers, owed, strict=False):
+            seen = [row[0] for row in rows(answer)]
+            broken = any(m["type"] in ("ErrorResponse", *CUT_OFF) for m in answer)
+            if seen != (wanted[: len(seen)] if broken else wanted):
+                raise WrongRow(f"{self.name} is owed {wanted}, got {seen}: {answers}")
+            self.answered += len(seen)
+            is_cut |= broken
+        if is_cut:
             raise ConnectionError("cut off")
-        if len(seen) < len(wanted):
-            raise WrongRow(f"{self.name} is owed {wanted}, got only {seen}")
+        if len(answers) != len(owed):
+            raise WrongRow(f"{self.name} is owed {owed}, got {answers}")
 
     # What a worker may ask
 
@@ -136,7 +148,7 @@ class Worker(threading.Thread):
                 {"type": "Sync"},
             ]
         client.send(*messages)
-        self.verify(client.until_ready(len(tags)), tags)
+        self.verify_each(client.until_ready(len(tags)), [[tag] for tag in tags])
 
     def fail_on_purpose(self, client: FakeClient) -> None:
         """An error of our own; the next query is answered all the same."""
@@ -149,6 +161,16 @@ class Worker(threading.Thread):
         texts = [dict(m["fields"])["M"] for m in got if m["type"] == "ErrorResponse"]
         if texts != ["division by zero"]:
             raise ConnectionError(f"cut off: {texts}")
+
+
+def answers_in(got: list[Message]) -> list[list[Message]]:
+    """Messages, cut after each ReadyForQuery."""
+    answers: list[list[Message]] = [[]]
+    for message in got:
+        answers[-1].append(message)
+        if message["type"] == "ReadyForQuery":
+            answers.append([])
+    return [answer for answer in answers if answer]
 
 
 class Crew:
