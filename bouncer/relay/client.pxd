@@ -62,6 +62,7 @@ cdef class Client(Stream):
     cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1
     cdef int pass_on(self, Server server, const char* p, Py_ssize_t count,
                      Buf* composed) except -1
+    cdef bint is_slow(self) except -1
     cdef int begin_request(self) except -1
     cdef int copy_ends(self, Server server) except -1
     cdef int refuse_query(self) except -1

@@ -9,10 +9,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
 from bouncer import log
-from bouncer.relay.outstanding cimport FAKE, FORWARD, SWALLOW, owed_push
+from bouncer.relay.outstanding cimport FORWARD, SWALLOW, owed_push
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport GONE, LINKED, SESSION, Pool
-from bouncer.relay.server cimport COPY_BOTH, COPY_FAILED, COPY_IN, PH_APPLY, Server
+from bouncer.relay.server cimport COPY_FAILED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN
 from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, statement_for)
@@ -181,8 +181,7 @@ cdef class Client(Stream):
                         start = pos
                         continue
                 if server is None:
-                    if buf_size(&self.out) > 0:
-                        self.pause_reading()    # it does not read its answers
+                    if buf_size(&self.out) > 0 and self.is_slow():
                         break
                     if code == FE_QUERY and refuse_simple_query:
                         self.refuse_query()
@@ -206,7 +205,15 @@ cdef class Client(Stream):
                 if pos > start or (composed != NULL and buf_size(composed) > 0):
                     self.pass_on(server, p + start, pos - start, composed)
                 if server.release_due and self.remain == 0:
-                    self.pool.release(server)
+                    # Unless more was asked for meanwhile.
+                    server.release_due = False
+                    if server.ready and server.owed.count == 0:
+                        if server.unsure:
+                            server.probe()
+                        else:
+                            self.pool.release(server)
+            if buf_size(&self.out) > HIGH_WATER:
+                self.is_slow()
         finally:
             if own.data != NULL:
                 buf_free(&own)
@@ -229,9 +236,15 @@ cdef class Client(Stream):
             composed.start = composed.end = 0
         if count > 0 and server.send(p, count):
             self.pause_reading()
-        if buf_size(&self.out) > HIGH_WATER:
-            self.pause_reading()
         return 0
+
+    cdef bint is_slow(self) except -1:
+        """Does it not read its answers? Then we stop reading it, too."""
+        self.flush_out()
+        if buf_size(&self.out) == 0:
+            return False
+        self.pause_reading()        # until `drained`
+        return True
 
     cdef int begin_request(self) except -1:
         """A query, and with it perhaps a transaction, begins (stats.md 1)."""
@@ -244,12 +257,12 @@ cdef class Client(Stream):
         return 0
 
     cdef int copy_ends(self, Server server) except -1:
-        """CopyDone or CopyFail: owed an answer only while a COPY is in progress."""
-        if server.copy == COPY_IN or server.copy == COPY_BOTH:
+        """CopyDone or CopyFail: mark the place, for the Syncs before it."""
+        if server.copy == COPY_FAILED:
+            server.copy_given_up()
+        elif server.owed.count:
+            # A mark only. Where its COPY begins has perhaps not been told yet.
             owed_push(&server.owed, FE_COPY_DONE, FORWARD, None)
-            server.ready = False
-        elif server.copy == COPY_FAILED:
-            server.copy_ended(True)
         return 0
 
     cdef int go_on(self) except -1:
@@ -318,8 +331,7 @@ cdef class Client(Stream):
         if code == FE_PARSE and not self.parse_is_whole(stop + 1, left - size - 1):
             return -1
         if self.server is None:
-            if buf_size(&self.out) > 0:
-                self.pause_reading()
+            if buf_size(&self.out) > 0 and self.is_slow():
                 return -1
             self.begin_request()
             if self.pool.acquire(self) != LINKED:
@@ -375,10 +387,10 @@ cdef class Client(Stream):
         pending.name = own_name
         pending.statement = statement
         if server.prepared is not None and server.prepared.find(statement) != NULL:
-            if server.owed.count == 0:
+            if server.can_answer_now():
                 self.write(b"1\0\0\0\4")
             else:
-                owed_push(&server.owed, FE_PARSE, FAKE, pending)
+                server.owe_fake(FE_PARSE, pending)
         else:
             self.send_parse(statement, composed)
             owed_push(&server.owed, FE_PARSE, FORWARD, pending)
@@ -482,13 +494,13 @@ cdef class Client(Stream):
         if self.names is not None:
             statement = self.names.take_out(name, size)
         self.pool.client_bytes += total
-        if server is None or server.owed.count == 0:
+        if server is None or server.can_answer_now():
             self.write(b"3\0\0\0\4")
         else:
             pending = Pending.__new__(Pending)
             pending.name = name[:size]
             pending.statement = statement
-            owed_push(&server.owed, FE_CLOSE, FAKE, pending)
+            server.owe_fake(FE_CLOSE, pending)
         return <int>total
 
     # Ending

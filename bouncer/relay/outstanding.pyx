@@ -73,3 +73,6 @@ cdef void owed_cut(OwedQueue* queue, uint32_t first, uint32_t last) noexcept:
     queue.count -= gap
     if queue.count == 0:
         queue.head = 0
+        free(queue.items)
+        queue.items = NULL
+        queue.capacity = OWED_INLINE

@@ -46,6 +46,7 @@ cdef class Pool:
         public int mode
         public int max_prepared
         public bint blocked     # pause or suspend: nothing is handed out
+        bint handing            # a released server is being handed over
         public bint queue_only  # nobody idle, no room: who comes just queues
         public bint round_robin
         public bint reset_on_release
@@ -70,5 +71,6 @@ cdef class Pool:
     cdef int settle(self, Server server, bint after_reset) except -1
     cdef int settle_special(self, Server server, bint after_reset) except -1
     cdef int hand_over(self, Server server) except -1
+    cdef int give(self, Server server) except -1
     cdef int enqueue(self, Client client, int kind) except -1
     cdef int link(self, Client client, Server server) except -1

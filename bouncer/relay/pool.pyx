@@ -11,7 +11,7 @@ from bouncer.relay.client cimport (
     CL_ACTIVE, CL_ACTIVE_CANCEL, CL_LOGIN, CL_WAITING, CL_WAITING_CANCEL, WAIT_AUTH, WAIT_QUERY, WAIT_WELCOME, Client)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.server cimport (
-    PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, SV_ACTIVE, SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE,
+    PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, PLACE_LOGIN, PLACE_RELEASED, SV_ACTIVE, SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE,
     SV_TESTED, SV_USED, Server)
 from bouncer.relay.stream cimport Stream, StreamList
 from bouncer.relay.tracked cimport TrackedParams, set_batch
@@ -127,6 +127,11 @@ cdef class Pool:
             client.server = None
             server.client = None
         server.release_due = False
+        if not server.want_read:
+            server.resume_reading()     # only its last client was slow
+        if server.behind:
+            server.place_due = PLACE_RELEASED
+            return 0
         return self.settle(server, False)
 
     cdef int settle(self, Server server, bint after_reset) except -1:
@@ -189,7 +194,35 @@ cdef class Pool:
         return 0
 
     cdef int hand_over(self, Server server) except -1:
-        """Give *server* to the longest waiting client."""
+        """Give *server* to the longest waiting client.
+
+        One that leaves at once gives it back before this has returned: then the
+        next one gets it from here, not from a place ever deeper on the stack.
+        """
+        cdef Stream waiter = None
+        if self.handing:
+            server.state = SV_IDLE
+            self.idle.push_head(server)
+            return 0
+        self.handing = True
+        try:
+            self.give(server)
+            while (not self.blocked and self.idle.head is not None
+                    and self.waiting.head is not None
+                    and self.waiting.head is not waiter):
+                waiter = self.waiting.head
+                server = <Server>self.idle.head
+                if server.close_needed:
+                    server.end("obsolete connection", True, False, "08P01")
+                elif not server.is_clean():
+                    server.end("idle server got dirty", True, False, "08P01")
+                else:
+                    self.give(server)
+        finally:
+            self.handing = False
+        return 0
+
+    cdef int give(self, Server server) except -1:
         cdef Client client = <Client>self.waiting.head
         if client.replication or client.wait_kind != WAIT_QUERY:
             server.state = SV_IDLE
@@ -211,6 +244,12 @@ cdef class Pool:
         server.phase = PH_RELAY
         server.ready = True
         server.idle_since = self.poller.now
+        if server.behind:
+            server.place_due = PLACE_LOGIN
+            return
+        if not server.is_clean():
+            server.end("idle server got dirty", True, False, "08P01")
+            return
         if self.waiting.head is None or self.blocked:
             server.state = SV_IDLE
             self.idle.push_head(server)

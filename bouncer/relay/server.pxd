@@ -9,9 +9,8 @@ cdef class Server(Stream)
 from bouncer.relay.client cimport Client
 from bouncer.relay.outstanding cimport OwedQueue
 from bouncer.relay.pool cimport Pool
-from bouncer.relay.statements cimport PreparedSet, Statement
+from bouncer.relay.statements cimport Pending, PreparedSet, Statement
 from bouncer.relay.tracked cimport TrackedParams
-from bouncer.wire.framer cimport Buf
 
 cdef enum ServerState:
     SV_LOGIN = 0
@@ -29,6 +28,12 @@ cdef enum Phase:                # what its messages mean
     PH_APPLY = 3                # answers to our SETs: swallowed
     PH_RESET = 4                # answers to server_reset_query: swallowed
     PH_CHECK = 5                # answers to server_check_query: swallowed
+
+cdef enum Place:                # why the place of a server is still to be found
+    PLACE_FOUND = 0
+    PLACE_RELEASED = 1
+    PLACE_RESET = 2             # its reset or check is over
+    PLACE_LOGIN = 3
 
 cdef enum Copy:
     COPY_NONE = 0
@@ -52,6 +57,9 @@ cdef class Server(Stream):
         public bint close_needed
         public int cancels      # cancel requests for it that are in flight
         bint release_due        # done, but the client still sends half a message
+        int place_due           # bytes follow the last answer: look at them first
+        bint unsure             # one ReadyForQuery more than we count may come
+        bint probed             # ... our empty query that tells has been answered
         bint in_error           # an ErrorResponse came since the last ReadyForQuery
         int copy
         uint32_t remain         # bytes of the current message still to come
@@ -83,9 +91,17 @@ cdef class Server(Stream):
     cdef bint after_answer(self, int code) except -1
     cdef int on_ready(self, int status) except -1
     cdef int finish_asking(self) except -1
+    cdef int find_place(self) except -1
     cdef int settle_ready(self) except -1
-    cdef int answer_fakes(self, Buf* composed) except -1
+    cdef int probe(self) except -1
+    cdef bint can_answer_now(self) noexcept
+    cdef int owe_fake(self, int code, Pending pending) except -1
+    cdef int do_again(self) except -1
+    cdef bint head_is_ours(self) noexcept
+    cdef int answer_fakes(self) except -1
     cdef int copy_ended(self, bint failed) except -1
+    cdef int copy_given_up(self) except -1
+    cdef bint extra_ready(self) noexcept
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1
     cdef int skipped(self, uint32_t index) except -1

@@ -118,7 +118,26 @@ cdef class Server(Stream):
             if step == 0:
                 break
             used += step
+        self.behind = 0
+        if self.place_due:
+            if used < count:
+                self.dirty = True       # half a message that nobody asked for
+            self.find_place()
         return used
+
+    cdef int find_place(self) except -1:
+        """What came behind the last answer has been looked at: go on.
+
+        It must be nobody's answer, or the next client would get it.
+        """
+        cdef int due = self.place_due
+        self.place_due = PLACE_FOUND
+        if self.closed or self.client is not None:
+            return 0
+        if due == PLACE_LOGIN:
+            self.pool.login_done(self)
+            return 0
+        return self.pool.settle(self, due == PLACE_RESET)
 
     cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1:
         """Forward answers to the client; settle what they answer.
@@ -127,6 +146,7 @@ cdef class Server(Stream):
         """
         cdef Py_ssize_t pos = 0         # looked at so far
         cdef Py_ssize_t start = 0       # forwarded so far
+        cdef Py_ssize_t begun = 0       # end of a message that began earlier
         cdef Py_ssize_t part, total
         cdef int code, status
         cdef uint32_t length
@@ -141,10 +161,16 @@ cdef class Server(Stream):
                 part = count - pos
                 if part > self.remain:
                     part = self.remain
+                if pos == 0:
+                    begun = part
                 pos += part
                 self.remain -= part
                 if self.skipping:
                     start = pos
+                if self.fakes_due and self.remain == 0:
+                    self.pass_on(client, p + start, pos - start)
+                    start = pos
+                    self.answer_fakes()
                 continue
             if count - pos < HEADER:
                 break
@@ -163,17 +189,29 @@ cdef class Server(Stream):
             if code == BE_READY:
                 if count - pos < total or length != 5:
                     if length != 5:
+                        self.pass_on(client, p + start, pos - start)
                         self.end("bad pkt header", True, True, "08P01")
                         return count
                     break
                 status = <uint8_t>p[pos + 5]
                 self.pool.server_bytes += forwarded + total
                 forwarded = 0
+                if self.owed.count and self.extra_ready():
+                    # It answers a Sync that we thought a COPY had taken.
+                    self.unsure = False
+                    self.close_needed = True
+                    pos += total
+                    continue
+                if self.probed:
+                    self.probed = False
+                    self.pass_on(client, p + start, pos - start)
+                    start = pos + total
                 self.settle_ready()
                 if (status != STATUS_IDLE and self.pool.mode == STATEMENT
                         and client.replication == 0):
-                    self.pool.server_bytes += forwarded
                     self.status = status
+                    if start < begun:
+                        self.pass_on(client, p + start, begun - start)
                     self.end("transaction blocks not allowed in statement pooling mode",
                              True, True, "08P01")
                     return count
@@ -181,7 +219,8 @@ cdef class Server(Stream):
                 # The client's bytes first: what follows may release the server.
                 self.pass_on(client, p + start, pos - start)
                 start = pos
-                self.answer_fakes(NULL)
+                self.answer_fakes()
+                self.behind = count - pos
                 self.on_ready(status)
                 if self.client is not client or self.phase != PH_RELAY or self.closed:
                     return pos
@@ -201,39 +240,27 @@ cdef class Server(Stream):
             forwarded += total
             self.skipping = False
             self.remain = <uint32_t>total
+            if not self.after_answer(code):
+                self.pass_on(client, p + start, pos - start)
+                self.remain = 0
+                log.error(f"{self.prefix} unknown pkt: '{shown_code(code)}'")
+                self.end("unknown pkt", True, True, "08P01")
+                return count
             if self.owed.count and self.answers(code):
                 if owed_at(&self.owed, 0).action == SWALLOW:
                     self.pass_on(client, p + start, pos - start)
                     start = pos
                     self.skipping = True
+                    if code == BE_EMPTY_QUERY:
+                        self.probed = True      # its ReadyForQuery settles it
+                        continue
                 self.note_settled()
                 owed_pop(&self.owed)
-                if self.owed.count and owed_at(&self.owed, 0).action == FAKE:
-                    # Everything up to here first, then what we answer ourselves.
-                    if count - pos < total:
-                        # the rest of this message is not here: fakes wait for it
-                        self.fakes_due = True
-                    else:
-                        part = total
-                        pos += part
-                        self.remain = 0
-                        if self.skipping:
-                            start = pos
-                        self.pass_on(client, p + start, pos - start)
-                        start = pos
-                        self.answer_fakes(NULL)
-                        self.after_answer(code)
-                        continue
-            if not self.after_answer(code):
-                self.pass_on(client, p + start, pos - start)
-                log.error(f"{self.prefix} unknown pkt: '{shown_code(code)}'")
-                self.end("unknown pkt", True, True, "08P01")
-                return count
+                # What we answer ourselves goes behind this message.
+                self.fakes_due = self.owed.count and self.head_is_ours()
         self.pool.server_bytes += forwarded
         if pos > start:
             self.pass_on(client, p + start, pos - start)
-        if self.fakes_due and self.remain == 0:
-            self.answer_fakes(NULL)
         return pos
 
     cdef int pass_on(self, Client client, const char* p, Py_ssize_t count) except -1:
@@ -256,7 +283,21 @@ cdef class Server(Stream):
             return code == BE_ROW_DESCRIPTION or code == BE_NO_DATA
         if kind == FE_CLOSE:
             return code == BE_CLOSE_COMPLETE
+        if kind == FE_QUERY:            # a probe of ours
+            return (code == BE_EMPTY_QUERY
+                    and owed_at(&self.owed, 0).action == SWALLOW)
         return False
+
+    cdef bint can_answer_now(self) noexcept:
+        """May an answer of our own go out before anything else the server says?"""
+        return self.owed.count == 0 and self.remain == 0 and not self.in_error
+
+    cdef int owe_fake(self, int code, Pending pending) except -1:
+        """Answer *code* ourselves, behind what the server is saying or owes."""
+        owed_push(&self.owed, code, FAKE, pending)
+        if self.owed.count == 1 and not self.in_error:
+            self.fakes_due = True
+        return 0
 
     cdef int note_settled(self) except -1:
         """The head is about to be settled: a Parse is now known to have worked."""
@@ -298,32 +339,55 @@ cdef class Server(Stream):
         return True
 
     cdef int copy_ended(self, bint failed) except -1:
-        """Settle what a COPY IN has taken: the server ignores Sync in the middle.
+        """A COPY IN is over: settle the Syncs that PostgreSQL ignored in it.
 
-        PostgreSQL protocol, "COPY Operations". The client's CopyDone or CopyFail
-        marks the end; in a failed extended COPY it may still be to come.
+        They stand between the COPY's own request and the client's CopyDone
+        (PostgreSQL protocol, "COPY Operations"). When the COPY has failed they may
+        have come behind the failure, and are answered: then we are not sure.
         """
-        cdef uint32_t i, first = 0
-        cdef bint simple = False
-        if self.owed.count:
-            simple = (owed_at(&self.owed, 0).kind == FE_QUERY
-                      or owed_at(&self.owed, 0).kind == FE_FUNCTION_CALL)
-        if simple:
-            first = 1
-        if self.copy == COPY_FAILED:
-            # The client's end has come at last: what it sent before is settled.
-            while self.owed.count:
-                self.skipped(0)
-                owed_pop(&self.owed)
-            self.copy = COPY_NONE
-            return 0
-        for i in range(first, self.owed.count):
-            if owed_at(&self.owed, i).kind == FE_COPY_DONE:
-                owed_cut(&self.owed, first, i)
+        cdef uint32_t i
+        cdef int kind
+        cdef bint syncs = False
+        for i in range(1, self.owed.count):
+            kind = owed_at(&self.owed, i).kind
+            if kind == FE_COPY_DONE:
+                owed_cut(&self.owed, 1, i)
+                self.unsure |= failed and syncs
                 self.copy = COPY_NONE
                 return 0
-        self.copy = COPY_FAILED if failed and not simple else COPY_NONE
+            if kind != FE_SYNC:
+                break
+            syncs = True
+        if failed and self.owed.count and owed_at(&self.owed, 0).kind == FE_EXECUTE:
+            self.copy = COPY_FAILED     # skipped up to a Sync behind the client's end
+        else:
+            self.copy = COPY_NONE
         return 0
+
+    cdef int copy_given_up(self) except -1:
+        """The client ends an extended COPY that has failed."""
+        cdef uint32_t i
+        for i in range(self.owed.count - 1, 0, -1):
+            self.unsure |= owed_at(&self.owed, i).kind == FE_SYNC
+            self.skipped(i)
+        if self.owed.count > 1:
+            owed_cut(&self.owed, 1, self.owed.count - 1)
+        self.copy = COPY_NONE
+        return 0
+
+    cdef bint extra_ready(self) noexcept:
+        """Is this ReadyForQuery one that we do not count? (see copy_ended)"""
+        cdef Owed* head = owed_at(&self.owed, 0)
+        if head.kind == FE_QUERY and head.action == SWALLOW:
+            return not self.probed
+        return (self.unsure and not self.in_error and head.kind != FE_SYNC
+                and head.kind != FE_QUERY and head.kind != FE_FUNCTION_CALL)
+
+    cdef int probe(self) except -1:
+        """Ask for an answer that tells whether one more ReadyForQuery comes before."""
+        self.unsure = self.probed = False
+        owed_push(&self.owed, FE_QUERY, SWALLOW, None)
+        return self.send(b"Q\0\0\0\5\0", 6)
 
     cdef int settle_ready(self) except -1:
         """ReadyForQuery: settle up to the request that it answers.
@@ -331,16 +395,20 @@ cdef class Server(Stream):
         After an error PostgreSQL skips everything up to the next Sync.
         """
         cdef int kind
-        while self.owed.count:
-            kind = owed_at(&self.owed, 0).kind
-            if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:
-                owed_pop(&self.owed)
-                break
-            self.skipped(0)
-            owed_pop(&self.owed)
+        cdef uint32_t i, count = 0
         self.in_error = False
-        if self.copy != COPY_FAILED or self.owed.count == 0:
-            self.copy = COPY_NONE
+        self.copy = COPY_NONE
+        while count < self.owed.count:
+            kind = owed_at(&self.owed, count).kind
+            count += 1
+            if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:
+                break
+        # Undone from the last to the first: each was done on top of those before.
+        for i in range(count, 0, -1):
+            self.skipped(i - 1)
+        while count:
+            owed_pop(&self.owed)
+            count -= 1
         return 0
 
     cdef int skipped(self, uint32_t index) except -1:
@@ -353,36 +421,35 @@ cdef class Server(Stream):
         pending = <Pending>entry.note
         if entry.kind == FE_PARSE:
             if entry.action != FAKE and self.prepared is not None:
-                item = self.prepared.find(pending.statement)
-                if item != NULL and not item.seen:
-                    self.prepared.discard(pending.statement)
+                self.prepared.discard(pending.statement)
             if pending.name is not None and client is not None:
                 # The statement does not exist: its name is free again.
                 client.names.take_out(pending.name, len(pending.name))
-        elif entry.kind == FE_CLOSE:
-            if entry.action == SWALLOW:
-                # Our Close of an evicted statement: it is still there.
-                if self.prepared.find(pending.statement) == NULL:
-                    self.prepared.add(pending.statement, True)
-            elif (pending.statement is not None and client is not None
-                    and client.names.find(pending.name, len(pending.name)) is None):
-                client.names.put(pending.name, pending.statement)
+        elif pending.statement is None:
+            return 0
+        elif entry.action == SWALLOW:
+            # Our Close of an evicted statement: it is still there.
+            self.prepared.add(pending.statement, True)
+        elif client is not None:
+            client.names.put(pending.name, pending.statement)
         return 0
 
-    cdef int answer_fakes(self, Buf* composed) except -1:
+    cdef bint head_is_ours(self) noexcept:
+        """Does the server answer nothing to what is owed next?"""
+        cdef Owed* head = owed_at(&self.owed, 0)
+        return head.action == FAKE or head.kind == FE_COPY_DONE
+
+    cdef int answer_fakes(self) except -1:
         """Answer, in order, what the server was not asked."""
-        cdef Owed* head
         cdef Client client = self.client
+        cdef int kind
         self.fakes_due = False
-        while self.owed.count:
-            head = owed_at(&self.owed, 0)
-            if head.action != FAKE:
-                break
-            if client is not None:
-                if head.kind == FE_PARSE:
-                    client.send(b"1\0\0\0\4", 5)
-                else:
-                    client.send(b"3\0\0\0\4", 5)
+        while self.owed.count and self.head_is_ours():
+            kind = owed_at(&self.owed, 0).kind
+            if client is not None and kind == FE_PARSE:
+                client.send(b"1\0\0\0\4", 5)
+            elif client is not None and kind == FE_CLOSE:
+                client.send(b"3\0\0\0\4", 5)
             owed_pop(&self.owed)
         return 0
 
@@ -394,6 +461,8 @@ cdef class Server(Stream):
         self.status = status
         if self.owed.count:
             return 0
+        if self.unsure and client.remain == 0:
+            return self.probe()
         now = self.poller.now
         self.ready = status == STATUS_IDLE
         if client.query_start:
@@ -468,7 +537,8 @@ cdef class Server(Stream):
                 break
             code = <uint8_t>p[pos]
             length = be32(p + pos + 1)
-            if length < 4 or length >= self.poller.max_packet_size:
+            if (length < 4 or length >= self.poller.max_packet_size
+                    or (code == BE_READY and length != 5)):
                 self.end("bad pkt header", True, True, "08P01")
                 return count
             total = <Py_ssize_t>length + 1
@@ -487,6 +557,7 @@ cdef class Server(Stream):
                     self.pool.server_bytes += total
                     self.status = <uint8_t>p[pos + HEADER]
                     pos += total
+                    self.behind = count - pos
                     self.finish_asking()
                     return pos
             self.pool.server_bytes += total
@@ -516,6 +587,9 @@ cdef class Server(Stream):
                             else "test query failed", True, False, "08P01")
         self.ready = True
         # After a reset the place is looked for again, the reset left out.
+        if self.behind:
+            self.place_due = PLACE_RESET
+            return 0
         return self.pool.settle(self, True)
 
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1:
@@ -529,6 +603,7 @@ cdef class Server(Stream):
         if index is None or self.tracked is None:
             return 0
         self.tracked = changed(self.tracked, index, parts[1])
+        self.equal_to = None
         if client is not None and client.tracked is not None and self.phase == PH_RELAY:
             client.tracked = changed(client.tracked, index, parts[1])
             self.equal_to = client.tracked
@@ -544,6 +619,30 @@ cdef class Server(Stream):
             self.prepared.clear()
         if client is not None and client.names is not None:
             client.names.clear()
+        return self.do_again()
+
+    cdef int do_again(self) except -1:
+        """Everything was forgotten: do again what was sent behind that command."""
+        cdef uint32_t i
+        cdef Owed* entry
+        cdef Pending pending
+        cdef Client client = self.client
+        for i in range(1, self.owed.count):
+            entry = owed_at(&self.owed, i)
+            if entry.note == NULL:
+                continue
+            pending = <Pending>entry.note
+            if entry.kind == FE_PARSE:
+                if entry.action != FAKE:
+                    self.prepared.add(pending.statement, False)
+                if pending.name is not None:
+                    client.names.put(pending.name, pending.statement)
+            elif entry.action == SWALLOW:
+                if not self.prepared.discard(pending.statement):
+                    pending.statement = None        # nothing to undo
+            else:
+                pending.statement = client.names.take_out(
+                    pending.name, len(pending.name))
         return 0
 
     # Called by clients and pools
@@ -551,14 +650,14 @@ cdef class Server(Stream):
     cdef int owe(self, int code) except -1:
         """The client asked for something: count it until it is answered."""
         if self.copy == COPY_FAILED and code == FE_SYNC:
-            self.copy_ended(True)       # no CopyDone came: Sync ends it as well
+            self.copy_given_up()        # no CopyDone came: Sync ends it as well
         self.ready = False
         return owed_push(&self.owed, code, FORWARD, None)
 
     cdef bint is_clean(self) noexcept:
         """May another client have it? When in doubt, no (design D5)."""
         return (self.ready and self.owed.count == 0 and self.remain == 0
-                and not self.dirty and self.copy == COPY_NONE
+                and not self.unsure and not self.dirty and self.copy == COPY_NONE
                 and self.status == STATUS_IDLE and self.tracked is not None
                 and self.held.end == self.held.start
                 and self.out.end == self.out.start and not self.broken)

@@ -59,8 +59,8 @@ cdef Statement statement_for(bytes key):
 cdef void let_go(Statement statement) noexcept:
     """One user less; the last one takes the statement along."""
     statement.users -= 1
-    if statement.users == 0:
-        by_key.pop(statement.key, None)
+    if statement.users == 0 and by_key.get(statement.key) is statement:
+        del by_key[statement.key]
 
 
 cdef inline uint64_t hashed(const char* p, Py_ssize_t size) noexcept nogil:

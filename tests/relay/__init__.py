@@ -1,0 +1,1 @@
+"""Bytes fed to the compiled relay, without a process or a PostgreSQL."""

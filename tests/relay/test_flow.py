@@ -1,0 +1,110 @@
+"""Bytes that cannot go on: slow readers, half-closed and dying connections."""
+
+import pytest
+
+from tests.relay import frames as f
+
+MEGABYTE = 1 << 20
+
+
+def test_slow_reader_does_not_stop_its_servers_next_client(relay):
+    """Its server was released with reading switched off, and stayed deaf."""
+    r = relay()
+    slow, second = r.client(sndbuf=4096), r.client()
+    slow.reading = False
+    slow.send(f.query("a"))
+    server = r.servers[0]
+    server.send(f.data_row(b"x" * 50000), f.complete("a"), f.ready())
+    second.send(f.query("b"))
+    server.answer("b")
+    assert second.codes() == "TDCZ"
+    slow.reading = True
+    assert slow.codes() == "DCZ"
+
+
+def test_slow_reader_gets_everything_in_order(relay):
+    r = relay(size=2)
+    slow = r.client(sndbuf=4096)
+    slow.reading = False
+    slow.send(f.query("a"))
+    server = r.servers[0]
+    sent = [f.data_row(bytes([65 + n % 26]) * 5000) for n in range(1000)]
+    for row in sent:
+        server.queue(row)
+        r.turn()
+    assert server.unsent, "nobody reads, and yet all was taken"
+    server.queue(f.complete("a") + f.ready())
+    slow.reading = True
+    got = b""
+    while data := slow.take():
+        got += data
+    assert got == b"".join(sent) + f.complete("a") + f.ready()
+    assert server.server.clean
+
+
+def test_client_that_reads_nothing_is_not_read_either(relay):
+    """Answers of our own grew without end: Close costs us five bytes each."""
+    r = relay()
+    client = r.client(sndbuf=4096)
+    client.reading = False
+    client.queue(f.close("x") * 500_000)
+    for _ in range(50):
+        r.turn()
+    assert client.client.unsent < MEGABYTE
+    assert client.unsent
+    client.reading = True
+    got = 0
+    while data := client.take():
+        got += len(data)
+    assert got == 5 * 500_000
+
+
+def test_server_that_reads_nothing_stops_its_client(relay):
+    r = relay()
+    r.server(sndbuf=4096).reading = False
+    client = r.client()
+    client.queue(f.query("x" * 4 * MEGABYTE))
+    for _ in range(20):
+        r.turn()
+    assert client.unsent
+    assert r.servers[0].server.unsent < MEGABYTE
+    r.servers[0].reading = True
+    got = 0
+    while data := r.servers[0].take():
+        got += len(data)
+    assert got == len(f.query("x" * 4 * MEGABYTE))
+
+
+def test_half_closed_client_is_gone(relay):
+    r = relay()
+    first, second = r.client(), r.client()
+    first.send(f.query("a"))
+    second.send(f.query("b"))
+    first.half_close()
+    assert r.reasons == ["client disconnect while server was not ready"]
+    r.servers[1].answer("b")
+    assert f.rows(second.take()) == [b"b"]
+
+
+def test_half_closed_server_is_gone(relay):
+    r = relay()
+    client = r.client()
+    client.send(f.query("a"))
+    r.servers[0].half_close()
+    assert f.errors(client.take()) == ["server conn crashed?"]
+
+
+@pytest.mark.parametrize("size", [10, 70_000, 300_000])
+def test_message_of_any_size_in_any_pieces(relay, size):
+    r = relay()
+    client = r.client()
+    asked = f.query("q" * size)
+    for start in range(0, len(asked), 9973):
+        client.send(asked[start : start + 9973])
+    server = r.servers[0]
+    assert server.take() == asked
+    answer = f.data_row(b"r" * size) + f.complete("x") + f.ready()
+    for start in range(0, len(answer), 4099):
+        server.send(answer[start : start + 4099])
+    assert client.take() == answer
+    assert server.server.clean

@@ -1,0 +1,119 @@
+"""Tracked parameters: set before the client's query, and never left to others."""
+
+from tests.relay import frames as f
+from tests.relay.harness import SESSION
+
+
+def done(server, *statuses):
+    """Answer a batch of SETs."""
+    server.send(*statuses, f.complete("SET"), f.ready())
+
+
+def test_values_are_set_before_the_query(relay):
+    r = relay()
+    client = r.client(TimeZone="Asia/Tokyo", application_name="it's")
+    client.send(f.query("a"))
+    server = r.servers[0]
+    assert server.take() == f.query(
+        "SET TimeZone='Asia/Tokyo';SET application_name='it''s';"
+    )
+    done(
+        server,
+        f.parameter_status("TimeZone", "Asia/Tokyo"),
+        f.parameter_status("application_name", "it's"),
+    )
+    assert client.take() == b""
+    assert server.take() == f.query("a")
+    server.answer("a")
+    assert client.codes() == "TDCZ"
+    client.send(f.query("b"))
+    assert server.take() == f.query("b")
+
+
+def test_next_client_does_not_inherit_them(relay):
+    r = relay()
+    first, second = r.client(TimeZone="X"), r.client()
+    first.send(f.query("a"))
+    server = r.servers[0]
+    done(server, f.parameter_status("TimeZone", "X"))
+    second.send(f.query("b"))
+    server.answer("a")
+    assert server.take().endswith(f.query("SET TimeZone='Etc/UTC';"))
+
+
+def test_what_a_client_sets_follows_it(relay):
+    r = relay()
+    first, second = r.client(), r.client()
+    first.send(f.query("set timezone to x"))
+    server = r.servers[0]
+    server.send(f.complete("SET"), f.parameter_status("TimeZone", "X"), f.ready())
+    assert first.codes() == "CSZ"
+    second.send(f.query("b"))
+    done(server, f.parameter_status("TimeZone", "Etc/UTC"))
+    server.answer("b")
+    server.take()
+    first.send(f.query("c"))
+    assert server.take() == f.query("SET TimeZone='X';")
+
+
+def test_values_lost_in_a_reset_are_set_again(relay):
+    """A server remembered which values it had been given, not that they were gone."""
+    r = relay(mode=SESSION)
+    r.pool.reset_query, r.pool.reset_on_release = b"discard all", True
+    first = r.client(TimeZone="X")
+    first.send(f.query("a"))
+    server = r.servers[0]
+    done(server, f.parameter_status("TimeZone", "X"))
+    server.answer("a")
+    first.send(f.TERMINATE)
+    server.take()
+    server.send(
+        f.parameter_status("TimeZone", "Etc/UTC"), f.complete("DISCARD ALL"), f.ready()
+    )
+    second = r.client(TimeZone="X")
+    second.send(f.query("b"))
+    assert server.take() == f.query("SET TimeZone='X';")
+
+
+def test_value_that_is_refused_ends_client_and_server(relay, logged):
+    r = relay()
+    client = r.client(TimeZone="Nowhere")
+    client.send(f.query("a"))
+    r.servers[0].send(f.error("22023", "invalid value"), f.ready())
+    assert f.errors(client.take()) == ["invalid server parameter"]
+    assert logged.has("varcache_apply failed: ERROR: invalid value")
+    assert b"a\0" not in r.servers[0].take().split(b"Q")[-1]
+
+
+def test_client_that_goes_while_they_are_set_takes_the_server_along(relay):
+    r = relay()
+    first, second = r.client(TimeZone="X"), r.client()
+    first.send(f.query("a"))
+    first.close()
+    second.send(f.query("b"))
+    done(r.servers[0], f.parameter_status("TimeZone", "X"))
+    assert r.reasons == ["client disconnect while server was not ready"]
+    r.servers[1].answer("b")
+    assert f.rows(second.take()) == [b"b"]
+
+
+def test_server_that_dies_while_they_are_set(relay):
+    r = relay()
+    client = r.client(TimeZone="X")
+    client.send(f.query("a"))
+    r.servers[0].close()
+    assert f.errors(client.take()) == ["server conn crashed?"]
+
+
+def test_more_messages_of_a_held_client_wait(relay):
+    r = relay()
+    client = r.client(TimeZone="X")
+    client.send(f.query("a"))
+    client.send(f.query("b"))
+    server = r.servers[0]
+    assert server.take() == f.query("SET TimeZone='X';")
+    done(server, f.parameter_status("TimeZone", "X"))
+    assert server.take() == f.query("a") + f.query("b")
+    server.answer("a")
+    server.answer("b")
+    assert f.rows(client.take()) == [b"a", b"b"]

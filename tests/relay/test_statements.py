@@ -1,0 +1,311 @@
+"""Prepared statements: renamed, shared, evicted, undone when PostgreSQL skips them."""
+
+from tests.relay import frames as f
+
+OK = f.PARSE_COMPLETE + f.ready()
+
+
+def prepared(relay, client, name="a", sql="S0"):
+    """Let *client* prepare a statement on the relay's one server."""
+    client.send(f.parse(name, sql), f.SYNC)
+    server = relay.servers[0]
+    server.send(OK)
+    assert client.codes() == "1Z"
+    server.take()
+    return server
+
+
+def names_of(server):
+    """The statements named in what the server has received: [(code, name)]."""
+    found = []
+    for code, body in f.split(server.take())[0]:
+        if code == b"P":
+            found.append(("P", body.split(b"\0")[0].decode()))
+        elif code == b"B":
+            found.append(("B", body.split(b"\0")[1].decode()))
+        elif code in b"DC":
+            found.append((code.decode(), body[1:-1].decode()))
+        else:
+            found.append((code.decode(), ""))
+    return found
+
+
+def test_names_are_those_of_the_text(relay):
+    r = relay()
+    first, second = r.client(), r.client()
+    server = prepared(r, first, "mine", "select 1")
+    second.send(f.parse("yours", "select 1"), f.bind("yours"), f.execute(), f.SYNC)
+    got = names_of(server)
+    assert [code for code, _ in got] == ["B", "E", "S"]
+    server.send(f.BIND_COMPLETE, f.complete("SELECT 0"), f.ready())
+    assert second.codes() == "12CZ"
+    first.send(f.bind("mine"), f.SYNC)
+    assert names_of(server)[0] == got[0]
+
+
+def test_types_are_part_of_what_is_shared(relay):
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "select $1")
+    client.send(f.parse("b", "select $1", 23), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["P", "S"]
+
+
+def test_close_and_sync_without_a_server(relay):
+    """The made-up CloseComplete, not yet sent, was taken for a client that does not
+    read: nothing was read from it any more."""
+    r = relay()
+    client = r.client()
+    client.send(f.close("a"), f.SYNC)
+    server = r.servers[0]
+    assert server.take() == f.SYNC
+    server.send(f.ready())
+    assert client.codes() == "3Z"
+
+
+def test_made_up_answer_does_not_split_a_message(relay):
+    """RowDescription settles a Describe as soon as it begins; what we answered
+    ourselves then went out between its first and its second half."""
+    r = relay()
+    client = r.client()
+    client.send(f.parse("a", "select 1"), f.describe("a"), f.FLUSH)
+    server = r.servers[0]
+    description = f.row_description("x" * 100)
+    server.send(f.PARSE_COMPLETE, f.message(b"t", b"\0\0"), description[:40])
+    client.send(f.close("zz"))
+    server.send(description[40:])
+    client.send(f.SYNC)
+    server.send(f.ready())
+    assert client.codes() == "1tT3Z"
+
+
+def test_made_up_answer_stands_before_the_next_answer(relay):
+    """It came too late when the message before it was cut, and the answer behind it
+    was not counted at all."""
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "select 1")
+    client.send(f.describe("a"), f.parse("b", "select 1"), f.bind("b"), f.SYNC)
+    description = f.row_description("x" * 10)
+    server.send(f.message(b"t", b"\0\0"), description[:9])
+    server.send(description[9:], f.BIND_COMPLETE, f.ready())
+    assert client.codes() == "tT12Z"
+    assert server.server.state_name == "idle"
+
+
+def test_made_up_answer_behind_a_copy(relay):
+    """The end of a COPY settled CopyDone, but not what stood behind it."""
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "select 1")
+    client.send(f.parse("", "copy"), f.bind(""), f.execute(), f.SYNC)
+    server.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.COPY_IN)
+    client.send(f.copy_data(b"x"), f.COPY_DONE, f.parse("b", "select 1"), f.SYNC)
+    server.send(f.complete("COPY 1"), f.ready())
+    assert client.codes() == "12GC1Z"
+    server.take()
+    client.send(f.bind("b"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["B", "S"]
+
+
+def test_made_up_answer_is_not_given_while_postgresql_skips(relay):
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "select 1")
+    client.send(f.bind("a"), f.FLUSH)
+    server.send(f.error("22P02", "bad parameter"))
+    client.send(f.parse("b", "select 1"), f.close("a"))
+    assert client.codes() == "E"
+    client.send(f.SYNC)
+    server.send(f.ready())
+    assert client.codes() == "Z"
+    server.take()
+    # a was not closed, b was not made
+    client.send(f.bind("a"), f.parse("b", "select 1"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["B", "S"]
+    server.send(f.BIND_COMPLETE, f.ready())
+    assert client.codes() == "21Z"
+
+
+# Skipped requests
+
+
+def test_failed_parse_frees_its_name(relay):
+    r = relay()
+    client = r.client()
+    client.send(f.parse("a", "select wrong"), f.SYNC)
+    server = r.servers[0]
+    server.send(f.error("42601", "syntax error"), f.ready())
+    assert client.codes() == "EZ"
+    server.take()
+    client.send(f.parse("a", "select wrong"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["P", "S"]
+    server.send(OK)
+    assert client.codes() == "1Z"
+
+
+def test_skipped_requests_are_undone_from_the_last_to_the_first(relay):
+    """Close and a new Parse of the same name, both skipped, lost the name: the
+    client was then thrown out for using it."""
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "S0")
+    client.send(f.parse("x", "bad"), f.close("a"), f.parse("a", "S2"), f.SYNC)
+    server.send(f.error("42601", "syntax error"), f.ready())
+    assert client.codes() == "EZ"
+    server.take()
+    client.send(f.bind("a"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["B", "S"]
+    server.send(f.BIND_COMPLETE, f.ready())
+    assert client.codes() == "2Z"
+
+
+def test_statement_evicted_in_a_skipped_batch_is_not_taken_for_prepared(relay):
+    """Its skipped Close was undone, its skipped Parse was not: the next user of the
+    text got an error 26000."""
+    r = relay(prepared=1)
+    client = r.client()
+    client.send(f.parse("x", "bad"), f.parse("a", "S1"), f.parse("b", "S2"), f.SYNC)
+    server = r.servers[0]
+    assert [code for code, _ in names_of(server)] == ["P", "P", "C", "P", "C", "S"]
+    server.send(f.error("42601", "syntax error"), f.ready())
+    assert client.codes() == "EZ"
+    assert server.server.prepared_count == 0
+    client.send(f.parse("a", "S1"), f.bind("a"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["P", "B", "S"]
+
+
+def test_skipped_eviction_leaves_the_statement_prepared(relay):
+    r = relay(prepared=1)
+    client = r.client()
+    server = prepared(r, client, "a", "S1")
+    client.send(f.parse("b", "bad"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["P", "C", "S"]
+    server.send(f.error("42601", "syntax error"), f.ready())
+    client.take()
+    client.send(f.bind("a"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["B", "S"]
+
+
+# Everything forgotten
+
+
+def test_statement_parsed_behind_deallocate_all_survives(relay):
+    """It was forgotten together with those before; its user was thrown out."""
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "old", "S0")
+    client.send(f.query("deallocate all"), f.parse("a", "S1"), f.SYNC)
+    server.send(f.complete("DEALLOCATE ALL"), f.ready())
+    server.send(OK)
+    assert client.codes() == "CZ1Z"
+    server.take()
+    client.send(f.bind("a"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["B", "S"]
+    server.send(f.BIND_COMPLETE, f.ready())
+    assert client.codes() == "2Z"
+    assert [name for name, _ in client.client.prepared_names] == [b"a"]
+
+
+def test_close_behind_deallocate_all_is_not_undone_into_existence(relay):
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "S0")
+    client.send(f.query("deallocate all"), f.parse("b", "bad"), f.close("a"), f.SYNC)
+    server.send(f.complete("DEALLOCATE ALL"), f.ready())
+    server.send(f.error("42601", "syntax error"), f.ready())
+    assert client.codes() == "CZEZ"
+    assert client.client.prepared_names == []
+
+
+# The limit
+
+
+def test_least_recently_used_statement_is_closed_behind_the_new_one(relay):
+    r = relay(prepared=2)
+    client = r.client()
+    server = prepared(r, client, "a", "S1")
+    prepared(r, client, "b", "S2")
+    client.send(f.bind("a"), f.SYNC)
+    (_, name_a), _ = names_of(server)
+    server.send(f.BIND_COMPLETE, f.ready())
+    client.take()
+    client.send(f.parse("c", "S3"), f.bind("b"), f.bind("a"), f.SYNC)
+    got = names_of(server)
+    # b made room for c; then b comes back, and a (the oldest by then) makes room.
+    assert [code for code, _ in got] == ["P", "C", "P", "C", "B", "P", "C", "B", "S"]
+    assert got[3] == ("C", name_a)
+    assert got[7] == ("B", name_a)
+    server.send(f.PARSE_COMPLETE, f.CLOSE_COMPLETE)
+    server.send(f.PARSE_COMPLETE, f.CLOSE_COMPLETE, f.BIND_COMPLETE)
+    server.send(f.PARSE_COMPLETE, f.CLOSE_COMPLETE, f.BIND_COMPLETE, f.ready())
+    assert client.codes() == "122Z"
+    assert server.server.clean
+    assert server.server.prepared_count == 2
+
+
+def test_limit_of_none_passes_everything_through(relay):
+    r = relay(prepared=0)
+    client = r.client()
+    asked = f.parse("a", "S1") + f.bind("a") + f.close("a") + f.SYNC
+    client.send(asked)
+    assert r.servers[0].take() == asked
+    r.servers[0].send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.CLOSE_COMPLETE, f.ready())
+    assert client.codes() == "123Z"
+    assert r.servers[0].server.clean
+
+
+def test_portal_and_statement_of_one_name_are_two_things(relay):
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "x", "S1")
+    client.send(f.bind("x", "x"), f.close("x", b"P"), f.SYNC)
+    assert f.codes(server.take()) == "BCS"
+    server.send(f.BIND_COMPLETE, f.CLOSE_COMPLETE, f.ready())
+    assert client.codes() == "23Z"
+    client.send(f.bind("x"), f.SYNC)
+    assert f.codes(server.take()) == "BS"
+
+
+# Wrong use
+
+
+def test_unknown_statement_ends_the_client_and_its_server(relay):
+    r = relay()
+    client = r.client()
+    got = client.ask(f.bind("nobody"), f.SYNC)
+    assert f.errors(got) == ["prepared statement did not exist"]
+    assert client.ended
+
+
+def test_name_in_use_ends_the_client(relay):
+    r = relay()
+    client = r.client()
+    prepared(r, client, "a", "S1")
+    got = client.ask(f.parse("a", "S2"), f.SYNC)
+    assert f.errors(got) == ["prepared statement name is already in use"]
+    assert client.ended
+
+
+def test_parse_without_its_types_ends_the_client(relay):
+    r = relay()
+    client = r.client()
+    broken = f.message(b"P", b"a\0select $1\0\0\2\0\0\0\x17")
+    assert f.errors(client.ask(broken)) == ["broken Parse packet"]
+
+
+def test_parse_without_its_zeros_ends_the_client(relay):
+    r = relay()
+    client = r.client()
+    assert f.errors(client.ask(f.message(b"P", b"abc"))) == ["failed to parse packet"]
+
+
+def test_statement_prepared_and_left_behind_is_not_claimed(relay):
+    """The client goes before Sync: its server goes with it, and so does the claim."""
+    r = relay()
+    first, second = r.client(), r.client()
+    first.send(f.parse("a", "S1"))
+    assert f.codes(r.servers[0].take()) == "P"
+    first.close()
+    second.send(f.parse("a", "S1"), f.SYNC)
+    assert f.codes(r.servers[1].take()) == "PS"
