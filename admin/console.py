@@ -241,6 +241,7 @@ class Session:
         """Answer a Query message."""
         settings = self.app.settings
         if settings.disable_pqexec:
+            log.error(f'{self.client.prefix} client used "Query" packet type')
             raise Disconnect("PQexec disallowed")
         end = body.find(b"\0")
         text = body if end < 0 else body[:end]

@@ -260,10 +260,13 @@ def test_first_message_starts_the_clock_of_a_console_once() -> None:
     assert not silent.ended.notify
 
 
-def test_pqexec_may_be_forbidden() -> None:
+def test_pqexec_may_be_forbidden(logged: Any) -> None:
     app = FakeApp()
     app.settings = with_fixed(app.settings, disable_pqexec=1)
-    assert text_of(Conversation(app).ask("SHOW STATE")) == "PQexec disallowed"
+    talk = Conversation(app)
+    assert text_of(talk.ask("SHOW STATE")) == "PQexec disallowed"
+    prefix = talk.client.prefix
+    assert logged.take() == [f'ERROR {prefix} client used "Query" packet type']
 
 
 def with_fixed(settings: Settings, **values: Any) -> Settings:
