@@ -64,6 +64,11 @@ class Example:
         return Question(found["database"], found["user"], found["password"], by)
 
     @property
+    def has_socket(self) -> bool:
+        """Whether it has a Unix socket, and so a console without a password."""
+        return not any(re.match(r"\s*unix_socket_dir\s*=\s*$", x) for x in self.lines())
+
+    @property
     def setup(self) -> str:
         """SQL that the installation has run in its database."""
         path = self.directory / "setup.sql"
@@ -82,6 +87,10 @@ class Example:
             text = (self.directory / name).read_bytes().decode()
             if name.endswith(".ini"):
                 text = moved.ini(text, name)
+            if name == "pgbouncer.ini" and "unix_socket_dir" not in text:
+                # The default is a place that all poolers of a machine share.
+                start, header, rest = text.rpartition("[pgbouncer]")
+                text = f"{start}{header}unix_socket_dir = {target}\n{rest}"
             path = target / name
             path.write_bytes(text.encode())
             path.chmod(0o600)
