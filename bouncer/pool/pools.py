@@ -14,6 +14,7 @@ from bouncer.relay.tracked import filled, from_dict, index_of, named_values
 from bouncer.wire.messages import parameter_status
 
 WAIT_WELCOME = 1  # client.pxd, WaitKind
+MAX_WELCOMES = 64  # different startup packets that are remembered per pool
 
 
 class Credentials(NamedTuple):
@@ -31,6 +32,7 @@ class ServerPool(Pool):
         super().__init__(poller, keeper, database.name, user.name)
         self.database = database
         self.user = user
+        self.welcomes: dict[tuple[Any, ...], tuple[bytes, Any]] = {}
         self.scram_keys: tuple[bytes, bytes] | None = None
         # Attempts to open a server; monotonic microseconds
         self.failed = False  # the last one did not get through
@@ -79,6 +81,7 @@ class ServerPool(Pool):
                     tracked[name] = value
             self.defaults = from_dict(tracked)
             self.welcome = b"".join(plain)
+            self.welcomes.clear()
         self.welcome_waiting()
 
     def welcome_waiting(self) -> None:
@@ -95,16 +98,27 @@ class ServerPool(Pool):
 
     def welcome_for(self, client: Any) -> bytes:
         """The ParameterStatus block for *client*, which gets its tracked values."""
-        given = from_dict(client.startup_params or {})
-        client.tracked = filled(given, self.defaults)
+        given = client.startup_params or {}
+        # Clients of one application all send the same: made once, kept for them.
+        key = tuple(given.items())
+        found = self.welcomes.get(key)
+        if found is None:
+            if len(self.welcomes) >= MAX_WELCOMES:
+                self.welcomes.clear()
+            found = self.welcomes[key] = self.make_welcome(given)
+        client.tracked = found[1]
+        return found[0]
+
+    def make_welcome(self, given: dict[str, str]) -> tuple[bytes, Any]:
+        tracked = filled(from_dict(given), self.defaults)
         lines = [self.welcome or b""]
-        for name, value in named_values(client.tracked):
+        for name, value in named_values(tracked):
             lines.append(
                 parameter_status(
                     name.decode(), value.decode("utf-8", "surrogateescape")
                 )
             )
-        return b"".join(lines)
+        return b"".join(lines), tracked
 
     # Counts
 

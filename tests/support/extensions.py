@@ -1,7 +1,7 @@
 """Keep pyproject.toml's list of compiled modules equal to what is on disk.
 
-Every .pyx file becomes an extension, and so does every talk (bouncer/talks/*.py),
-which Cython compiles as it is. Without arguments the list is printed; with
+Every .pyx file becomes an extension, and so do the talks (bouncer/talks/*.py) and
+what else runs once per connection (PER_CONNECTION): Cython compiles them as they are. Without arguments the list is printed; with
 ``--write`` it is put between the markers in pyproject.toml.
 """
 
@@ -11,6 +11,18 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Plain Python that a login or a disconnect runs through.
+PER_CONNECTION = (
+    "bouncer/app.py",
+    "bouncer/log.py",
+    "bouncer/pool/cancels.py",
+    "bouncer/pool/keeper.py",
+    "bouncer/pool/limits.py",
+    "bouncer/pool/pools.py",
+    "bouncer/pool/registry.py",
+    "bouncer/relay/talk.py",
+    "bouncer/wire/messages.py",
+)
 BEGIN, END = "# <extensions>\n", "# </extensions>\n"
 
 
@@ -23,6 +35,7 @@ def sources(root: Path = ROOT) -> list[Path]:
     ]
     talks = (root / "bouncer" / "talks").glob("*.py")
     found += [path for path in talks if path.name != "__init__.py"]
+    found += [root / path for path in PER_CONNECTION if (root / path).exists()]
     return sorted(path.relative_to(root) for path in found)
 
 
