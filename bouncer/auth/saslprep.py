@@ -23,11 +23,13 @@ def saslprep(password: bytes) -> bytes:
 
 
 def _prepare(text: str) -> str | None:
-    mapped = [
-        " " if stringprep.in_table_c12(char) else char
-        for char in text
-        if not stringprep.in_table_b1(char)
-    ]
+    mapped = []
+    for char in text:
+        # U+200B stands in both tables; PostgreSQL takes it for a space.
+        if stringprep.in_table_c12(char):
+            mapped.append(" ")
+        elif not stringprep.in_table_b1(char):
+            mapped.append(char)
     prepared = normalize("NFKC", "".join(mapped))
     if not prepared:
         return None

@@ -240,7 +240,7 @@ def remember_keys(client: Any, user: Any, keys: Any) -> None:
     """Keep what the client's proof has shown, for logins at the server."""
     user.scram_keys = keys
     pool = client.pool
-    if pool is not None and pool.user is not user and pool.scram_keys != keys:
+    if pool is not None and pool.user is not user:
         # A forced user whose password= is the client's own secret.
         secret = parse_scram(pool.credentials.secret)
         if secret is not None and fits(secret, keys):
