@@ -184,7 +184,10 @@ class Rows:
         limits, settings = app.limits, app.settings
         rows = []
         for database in app.registry.sorted_databases():
-            if database.auto and not (database.client_count or database.server_count):
+            # An automatic database leaves the list when the janitor finds it idle.
+            if database.idle_since and not (
+                database.client_count or database.server_count
+            ):
                 continue
             config = database.config
             console = database.name == CONSOLE

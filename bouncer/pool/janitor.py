@@ -243,12 +243,12 @@ class Janitor:
         for database in list(app.registry.databases.values()):
             if database.name in app.consoles:
                 continue
-            if database.auto and auto_limit:
+            if database.auto:
                 if database.client_count or database.server_count:
                     database.idle_since = 0
                 elif not database.idle_since:
                     database.idle_since = now
-                elif now - database.idle_since > auto_limit:
+                elif auto_limit and now - database.idle_since > auto_limit:
                     app.drop_database(database)
                     continue
             if pool_limit:
