@@ -83,10 +83,10 @@ adversity: build $(VENV)/testable
 compat: build $(VENV)/testable
 	$(PYTEST) $(POOLER_OPTION) tests/compat --all-recordings
 
-bench: build
+bench: build $(VENV)/testable
 	$(BIN)/python -m tests.bench
 
-bench-short: build
+bench-short: build $(VENV)/testable
 	$(BIN)/python -m tests.bench --short
 
 soak: build $(VENV)/testable
