@@ -466,13 +466,24 @@ def regions(inventory: Inventory, source: Source) -> list[Host]:
         raise InventoryError("the layout regions has no [vip]: zones share no network")
 
     def listens(balancer: Balancer) -> list[Listen]:
-        # Remote checks are slower: more of them, further apart.
-        return role_listens(
+        def local(pooler: Pooler) -> bool:
+            return pooler.zone == balancer.zone
+
+        if inventory.ours:
+            return role_listens(inventory, source, inventory.poolers, local)
+        # The original cannot tell the role of what is behind it.
+        near = [pooler for pooler in inventory.poolers if local(pooler)]
+        far = [pooler for pooler in inventory.poolers if not local(pooler)]
+        plain = pooler_listen(
             inventory,
             source,
-            inventory.poolers,
-            lambda pooler: pooler.zone == balancer.zone,
+            near,
+            inventory.name,
+            client_bind(inventory, inventory.ports.write),
+            "poolers of this region, those of others when none is left",
         )
+        backups = pooler_servers(inventory, far, backup=True)
+        return [replace(plain, servers=(*plain.servers, *backups), allbackups=True)]
 
     hosts = balancer_hosts(inventory, listens)
     for pooler in inventory.poolers:

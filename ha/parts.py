@@ -70,6 +70,11 @@ class Listen:
         return f"/{self.check}" + (f"?{query}" if query else "")
 
     @property
+    def backend(self) -> str:
+        """The proxy that has the servers: with a fallback, a backend of its own."""
+        return f"{self.name}_servers" if self.fallback else self.name
+
+    @property
     def question(self) -> str:
         """What `agent-send` says, fit for double quotes in a haproxy.cfg."""
         words = [self.agent_role] if self.agent_role else []

@@ -26,6 +26,7 @@ from ha.parts import Host, PoolerFile, idle_limit, room
 ALIVE_PORT = 6490
 CHECK_SCRIPT = "/etc/keepalived/check-haproxy"
 HAPROXY_FILE = "/etc/haproxy/haproxy.cfg"
+START_STATE = "/etc/haproxy/server-state.start"
 # Connections that are no client's: checks, dashboards, the socket.
 SPARE = 200
 
@@ -83,6 +84,7 @@ class Renderer:
             "idle_limit": idle_limit(source),
             "alive_port": ALIVE_PORT,
             "check_script": CHECK_SCRIPT,
+            "start_state": START_STATE,
         }
 
     def text(self, template: str, **values: Any) -> str:
@@ -121,13 +123,7 @@ class Renderer:
             "/etc/systemd/system/haproxy.service.d/pybouncer.conf",
             self.text("haproxy-dropin.conf.j2", maxconn=maxconn),
         )
-        # An empty state, so that the very first start finds one.
-        state = f"{self.inventory.paths.haproxy_lib}/server-state"
-        yield Rendered(
-            host.name,
-            "/etc/tmpfiles.d/haproxy-server-state.conf",
-            f"f {state} 0644 haproxy haproxy - 1\n",
-        )
+        yield Rendered(host.name, START_STATE, state_at_start(host))
 
     def keepalived(self, host: Host) -> Iterator[Rendered]:
         """keepalived.conf, its check, and the address that is not ours yet."""
@@ -165,6 +161,34 @@ class Renderer:
             maxconn=SPARE + limit * self.inventory.kubernetes.replicas,
         )
         yield Rendered("", "haproxy.cfg", text)
+
+
+STATE_COLUMNS = (
+    "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight"
+    " srv_iweight srv_time_since_last_change srv_check_status srv_check_result"
+    " srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id"
+    " srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr"
+    " srv_agent_addr srv_agent_port"
+)
+
+
+def state_at_start(host: Host) -> str:
+    """A server-state file in which servers with a role are down until checked.
+
+    HAProxy calls every server up until its first check; for that second, writes
+    would go to a standby. Found by name: the ids need not be right.
+    """
+    lines = ["1", f"# {STATE_COLUMNS}"]
+    for listen in host.listens:
+        for one in (listen, listen.fallback):
+            if one is None or one.check == "ready":
+                continue
+            for rank, server in enumerate(one.servers, 1):
+                lines.append(
+                    f"0 {one.backend} {rank} {server.name} - 0 0 100 100 0 1 0 0 6 0 0 "
+                    f"0 - {server.port} - 0 {server.check_port} - - 0"
+                )
+    return "\n".join(lines) + "\n"
 
 
 def write(files: list[Rendered], out: Path) -> list[tuple[str, Path]]:

@@ -90,9 +90,10 @@ class Proxy:
 
     def asks_patroni(self, server: ServerLine) -> bool:
         """Is the check answered by Patroni's REST port?"""
-        return (
-            self.check.kind == "http" and server.number("port", 0) == PATRONI_PORT
-        ) or any(port_of(one) == PATRONI_PORT for one in self.check.connects)
+        own = server.number("port", 0)
+        if self.check.kind == "http":
+            return own == PATRONI_PORT
+        return any((port_of(one) or own) == PATRONI_PORT for one in self.check.connects)
 
 
 def cuts(server: ServerLine) -> bool:

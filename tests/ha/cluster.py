@@ -99,7 +99,7 @@ def role_of(port: int) -> str | None:
 class Rest:
     """Patroni's REST port for one server: 200 or 503 by the server's true role."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
         self.postgres_port = port
         rest = self
 
@@ -128,7 +128,7 @@ class Rest:
                 except ConnectionError:
                     pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer((address, 0), Handler)
         self.server.daemon_threads = True
         self.port = int(self.server.server_address[1])
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import need
 from tests.ha.balancer import INSTALL, Balancer, running
+from tests.ha.site import Cluster, Site, make_cluster
+from tests.support.ground import Ground
 
 
 @pytest.fixture
@@ -27,3 +30,25 @@ def balancer(tmp_path: Path) -> Iterator[Callable[..., Balancer]]:
             )
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def cluster(lab: Ground) -> Iterator[Cluster]:
+    """A primary and a standby of the HA tests' own."""
+    yield from make_cluster(lab)
+
+
+@pytest.fixture
+def site(lab: Ground, cluster: Cluster) -> Iterator[Callable[..., Site]]:
+    """Run a rendered layout: ``site("farm", poolers=3)``."""
+    need("haproxy", INSTALL)
+    started: list[Site] = []
+
+    def start(layout: str, **arguments: Any) -> Site:
+        one = Site(lab, layout, cluster, **arguments)
+        started.append(one)
+        return one.start()
+
+    yield start
+    for one in started:
+        one.stop()

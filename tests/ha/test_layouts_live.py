@@ -1,0 +1,91 @@
+"""Each rendered layout, started for real in front of PostgreSQL with a standby."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow"),
+    pytest.mark.timeout(120),
+]
+
+# Hosts of each layout, and the places where a client may write and read.
+SHAPES: dict[str, dict[str, Any]] = {
+    "farm": {"poolers": 3, "balancers": 2},
+    "patroni": {"poolers": 2, "balancers": 1},
+    "db-hosts": {},
+    "cascade": {"poolers": 2, "central": 2},
+    "split": {"poolers": 2},
+    "vip": {"poolers": 2, "balancers": 2},
+    "rolling": {"poolers": 2},
+    "regions": {"poolers": 2, "balancers": 1},
+}
+READ_PORT = ("db-hosts", "split", "regions")
+
+
+def is_standby(link) -> bool:
+    return link.execute("select pg_is_in_recovery()").fetchone()[0]
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+def test_layout_starts_and_serves_clients(site, layout):
+    running = site(layout, **SHAPES[layout])
+    entry = running.inventory.vip.bare if layout == "vip" else "lb1"
+    if layout == "vip":
+        # Both would hold the address here; one is at work.
+        running.balancers["lb2"].stop()
+    if layout == "cascade":
+        entry = "p1"
+    connect = connecting(running, entry)
+    with connect(running.inventory.ports.write if layout != "cascade" else 6432) as c:
+        assert not is_standby(c)
+        c.execute("create temp table t as select 1 as a")
+    if layout in READ_PORT and layout != "regions":
+        with connect(running.inventory.ports.read) as c:
+            assert is_standby(c)
+    if layout == "patroni":
+        with connect(running.inventory.ports.write, dbname="app_ro") as c:
+            assert is_standby(c)
+
+
+def connecting(running, entry):
+    """A function that connects to *entry*, for as long as checks take to come up."""
+
+    def connect(port: int, **more):
+        ends = time.monotonic() + 20
+        while True:
+            try:
+                return running.connect(entry, port, **more)
+            except psycopg.OperationalError:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.1)
+
+    return connect
+
+
+def test_twelve_cancels_of_twelve_reach_their_pooler(site):
+    running = site("farm", poolers=3, balancers=1)
+    running.wait_usable("lb1", "site", "p1", "p2", "p3")
+    cancelled = 0
+    for _ in range(12):
+        with running.connect() as link:
+            timer = threading.Timer(0.3, link.cancel_safe)
+            timer.start()
+            started = time.monotonic()
+            try:
+                link.execute("select pg_sleep(10)")
+            except psycopg.errors.QueryCanceled:
+                cancelled += 1
+            assert time.monotonic() - started < 5
+            timer.join()
+    assert cancelled == 12
+    used = running.haproxy().picture()
+    totals = [used.server("site", name).sessions_total for name in ("p1", "p2", "p3")]
+    # Cancels went to other poolers than their queries did.
+    assert all(totals)
