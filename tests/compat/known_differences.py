@@ -39,3 +39,57 @@ KNOWN: dict[str, Difference] = {
         "a RELOAD that fails adds no databases", "a RELOAD that fails"
     ),
 }
+
+# The console speaks the extended protocol.
+_EXTENDED = Difference(
+    "the extended protocol is answered", "the extended protocol on the console"
+)
+KNOWN |= {
+    f"console {name}": _EXTENDED
+    for name in (
+        "protocol.parse",
+        "protocol.parse_bind_describe_execute_sync",
+        "protocol.parse_named_sync",
+        "protocol.bind",
+        "protocol.describe_portal",
+        "protocol.describe_statement",
+        "protocol.execute",
+        "protocol.sync",
+        "protocol.flush",
+        "protocol.close_unnamed",
+        "protocol.parse_describe_flush",
+        "driver.psycopg.params",
+        "driver.psycopg.prepare",
+        "driver.psycopg.repeat",
+        "driver.psycopg.pipeline",
+        "driver.psycopg.binary",
+        "driver.asyncpg.fetch",
+        "driver.asyncpg.fetch_nocache",
+        "driver.asyncpg.execute_args",
+    )
+}
+_HELP = Difference("our own commands stand behind the original's", "the same 18")
+KNOWN |= {
+    f"console {name}": _HELP
+    for name in (
+        "show.help.admin",
+        "show.help.stats",
+        "driver.psql.help",
+        "driver.psycopg.notices",
+        "driver.asyncpg.cursor_log",
+    )
+}
+_TAGS = Difference("each command waits for what it says", "mis-tagged replies")
+KNOWN |= {
+    "console protocol.split_body": Difference(
+        "a cut Query is put together", "cut by the network"
+    ),
+    "console scenario.kill_client_self": Difference(
+        "only the console ends", "the console that asks"
+    ),
+    "console scenario.wait_close_sticky": _TAGS,
+    "console scenario.wait_close_vs_paused_db": _TAGS,
+    "console scenario.reload_missing": Difference(
+        "a RELOAD that fails keeps the peers", "a RELOAD that fails"
+    ),
+}
