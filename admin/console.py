@@ -120,6 +120,7 @@ class AdminConsole:
     def __init__(self, app: App) -> None:
         self.app = app
         self.sessions: dict[int, Session] = {}
+        self.ending = False  # SHUTDOWN was given
         self._schema: Schema | None = None
         self._threads: ThreadPoolExecutor | None = None
 
@@ -161,8 +162,11 @@ class AdminConsole:
             self.app.resume(None)
 
     def _left(self) -> None:
-        # Nobody else could resume.
-        if not self.sessions and self.app.global_mode == "suspend":
+        # Nobody else could resume. A process that ends, after it has handed its sockets
+        # to another, must not touch them again.
+        if self.ending or self.sessions:
+            return
+        if self.app.global_mode == "suspend":
             log.info("admin disappeared when suspended, doing RESUME")
             self.app.resume(None)
 
@@ -174,6 +178,11 @@ class AdminConsole:
         if self._schema is None:
             self._schema = Schema()
         return self._schema
+
+    def end(self) -> Waiter:
+        """The process is ending: give what a session waits for until then."""
+        self.ending = True
+        return Waiter()
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run *work* beside the loop."""
@@ -294,7 +303,7 @@ class Session:
             if not reply.owed.gone:
                 self.owing.add(reply.owed)
         else:
-            yield Waiter()  # the process is ending
+            yield self.console.end()
 
     def asked(self, text: bytes, owe: Callable[[str], Owed]) -> Asked:
         """Say who asks."""

@@ -426,7 +426,7 @@ class Extended:
         elif isinstance(reply, Deferred):
             yield from self.wait(reply.owed)
         else:
-            yield Waiter()  # the process is ending
+            yield session.console.end()
 
     def send(self, portal: Portal, most: int) -> Talk:
         """Send the rows of a portal, at most *most* of them; 0 is all."""

@@ -240,6 +240,18 @@ def test_shutdown_is_not_answered(logged: Any) -> None:
     assert logged.take() == ["LOG SHUTDOWN command issued"]
 
 
+def test_process_that_hands_over_and_ends_does_not_resume(logged: Any) -> None:
+    """After an online restart the sockets are the new process's."""
+    app = FakeApp()
+    talk = Conversation(app)
+    talk.ask("SUSPEND;")
+    talk.ask("SHUTDOWN;")
+    logged.take()
+    talk.close()
+    assert app.global_mode == "suspend"
+    assert logged.take() == []
+
+
 def test_shutdown_that_waits_is_answered() -> None:
     app = FakeApp()
     talk = Conversation(app)
