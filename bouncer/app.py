@@ -37,6 +37,7 @@ from bouncer.relay import tracked as relay_tracked
 from bouncer.relay.acceptor import Acceptor
 from bouncer.relay.poller import Poller
 from bouncer.relay.tracked import from_dict
+from bouncer.probe import Probes
 from bouncer.rows import Rows
 from bouncer.stats import Stats
 from bouncer.talks.client_login import CancelAsked, client_login
@@ -72,6 +73,7 @@ class Bouncer:
         self.consoles: dict[str, Any] = {}
         self.haproxy: Any = None
         self.proxy: Any = None
+        self.on_settings: Any = None  # called with settings that have changed
         self.service: Any = None
         self.listeners: Any = Listeners()
         self.acceptors: dict[Listener, Acceptor] = {}
@@ -84,6 +86,7 @@ class Bouncer:
         self.connector = Connector(self, self.keeper)
         self.cancels = Cancels(self, self.keeper)
         self.lookups = Lookups(self, self.keeper)
+        self.probes = Probes(self, self.keeper)
         self.janitor = Janitor(self, self.keeper)
         self.limits = Limits(self)
         self.commands = Commands(self)
@@ -208,6 +211,18 @@ class Bouncer:
         )
         for pool in self.registry.all_pools():
             self.configure_pool(pool)
+        if self.proxy is not None:
+            self.trust_proxies()
+
+    def trust_proxies(self) -> None:
+        """Who may tell us a client's address; a mistake trusts nobody."""
+        try:
+            self.proxy_networks = self.proxy.TrustedNetworks(
+                self.settings.proxy_protocol_networks
+            )
+        except ValueError as problem:
+            log.error(f"proxy_protocol_networks: {problem}")
+            self.proxy_networks = self.proxy.TrustedNetworks("")
 
     def configure_pool(self, pool: ServerPool) -> None:
         settings = self.settings
@@ -304,6 +319,8 @@ class Bouncer:
 
     def settings_changed(self) -> None:
         self.apply_settings()
+        if self.on_settings is not None:
+            self.on_settings(self.settings)
         self.hosts.configure(self.settings)
         if isinstance(self.listeners, Listeners):
             self.listeners.retune(self.settings)
@@ -355,6 +372,35 @@ class Bouncer:
             and not client.is_unix
         )
         client.begin_talk(client_login(client, self))
+
+    def proxy_header(self, client: Any, data: bytes) -> int:
+        """The first bytes of *client* may be a PROXY protocol header.
+
+        Returns its length, 0 while more of it must come (or the client was closed),
+        -1 when it is none.
+        """
+        proxy = self.proxy
+        if proxy is None or not proxy.looks_like_header(data):
+            return -1
+        if client.peer_address not in self.proxy_networks:
+            log.warning(
+                f"{client.prefix} PROXY protocol header from {client.peer_address}, "
+                "which is not in proxy_protocol_networks"
+            )
+            client.disconnect("PROXY protocol header not allowed from this address")
+            return 0
+        try:
+            header = proxy.parse(data)
+        except proxy.BadHeader as problem:
+            log.warning(f"{client.prefix} bad PROXY protocol header: {problem}")
+            client.disconnect("bad PROXY protocol header", False)
+            return 0
+        if header is None:
+            return 0
+        if header.source is not None and not header.local:
+            client.set_peer(header.source, header.source_port)
+        length: int = header.length
+        return length
 
     def login_over(self, client: Any, outcome: Any) -> None:
         """A talk of *client* has ended: a login, or a console session."""
@@ -426,6 +472,8 @@ class Bouncer:
     def server_talk_over(self, server: Any, outcome: Any) -> None:
         if server in self.lookups.running:
             self.lookups.answered(server, outcome)
+        elif server in self.probes.running:
+            self.probes.answered(server, outcome)
         else:
             self.connector.logged_in(server, outcome)
 
@@ -437,6 +485,8 @@ class Bouncer:
                 if isinstance(problem, Disconnect)
                 else Disconnect(str(problem), notify=True),
             )
+        elif server in self.probes.running:
+            server.disconnect(str(problem), True, False)
         else:
             self.connector.login_failed(server, problem)
 
@@ -445,9 +495,27 @@ class Bouncer:
             self.cancels.connection_gone(server)
         if self.lookups.running:
             self.lookups.server_gone(server)
+        if self.probes.running:
+            self.probes.gone(server)
         self.keeper.gone(server, reason)
         if self.shutdown_mode is not None:
             self.poller.put_off(self.shutdown_progress)
+
+    async def probe(self, database: str, sql: str) -> list[Any]:
+        """Rows of a query on the pooler's own account; see `Probes.ask`."""
+        return await self.probes.ask(database, sql)
+
+    def failing_for(self, database: str) -> float | None:
+        """Seconds since which every attempt to reach *database* has failed."""
+        state = self.registry.databases.get(database)
+        since = [
+            pool.failing_since
+            for pool in (state.pools.values() if state is not None else ())
+            if pool.failed
+        ]
+        if not since:
+            return None
+        return (self.poller.clock() - min(since)) / 1_000_000
 
     def addresses_changed(self, name: str, lost: frozenset[str]) -> None:
         """DNS no longer knows some addresses: their connections are flagged."""

@@ -26,6 +26,7 @@ from bouncer.check.main import check_main
 from bouncer.config.load import load
 from bouncer.config.settings import Configuration
 from bouncer.errors import ConfigError, StartError
+from bouncer.front import Front
 from bouncer.listener import Listeners, unix_socket_name, unix_socket_path
 from bouncer.options import HELP, Options, UsageError, parse
 from bouncer.service import Service, passed_fds
@@ -119,6 +120,7 @@ def run(options: Options) -> NoReturn:
     settings = configuration.settings
     app = make_app(configuration, options)
     app.consoles["pgbouncer"] = AdminConsole(app)
+    front = Front(app)
     process.know_names()
     process.switch_user(options.user or settings.user)
     adoption = adopt.begin(app) if options.reboot else None
@@ -129,7 +131,7 @@ def run(options: Options) -> NoReturn:
         log.configure(settings, options.quiet, daemon=True)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    program = Program(app, configuration, loop, adoption)
+    program = Program(app, configuration, loop, adoption, front)
     program.start()
     program.end(loop.run_until_complete(app.run_until_exit()))
 
@@ -172,8 +174,10 @@ class Program:
         configuration: Configuration,
         loop: asyncio.AbstractEventLoop,
         adoption: adopt.Adoption | None,
+        front: Front,
     ) -> None:
         self.app = app
+        self.front = front
         self.adoption = adoption
         self.configuration = configuration
         self.loop = loop
@@ -201,6 +205,7 @@ class Program:
             if self.adoption is not None:
                 self.adoption.read()
                 self.adoption = None
+            self.front.start(self.loop)
             if settings.pidfile:
                 process.write_pidfile(settings.pidfile)
                 self.pidfile = settings.pidfile
@@ -245,6 +250,7 @@ class Program:
         must not hold the process.
         """
         log.detach()
+        self.front.close()
         self.listeners.close_all()
         if self.pidfile:
             process.remove_pidfile(self.pidfile)

@@ -104,6 +104,14 @@ REFUSED = "refused"
 CANNOT_ANSWER = "cannot answer"
 
 
+class ServerError(BouncerError):
+    """PostgreSQL answered a query of ours with an ErrorResponse."""
+
+    def __init__(self, text: str, sqlstate: str) -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
 class CommandError(BouncerError):
     """A console command that is refused: ERROR, and the session goes on."""
 

@@ -38,10 +38,12 @@ FLOORS = {
     "bouncer.options": 4,
     "bouncer.process": 4,
     "bouncer.service": 4,
+    "bouncer.probe": 4,
     "bouncer.stats": 4,
     "admin": 5,
     "ha": 5,
     "bouncer.cli": 6,
+    "bouncer.front": 6,
     "bouncer.pybouncer": 6,
     "bouncer.__main__": 6,
 }

@@ -122,7 +122,27 @@ class Connector:
                     f"{server.prefix} new connection to server "
                     f"(from {shown(local[0], local[1])})"
                 )
+        if self.app.settings.proxy_protocol_send and self.app.proxy is not None:
+            self.announce(server)
         server.begin_talk(server_login(server, self.app))
+
+    def announce(self, server: Any) -> None:
+        """Tell the next pooler for whom the connection is (PROXY protocol v2).
+
+        Only in session pooling is it for one client; it is then not used for
+        another. Elsewhere the header says LOCAL.
+        """
+        proxy, pool = self.app.proxy, server.pool
+        first = pool.waiting.first
+        if pool.mode == 0 and first is not None and not first.is_unix:
+            local = first.local_name()
+            header = proxy.build_v2(
+                first.peer_address, first.peer_port, local[0], local[1]
+            )
+            server.close_needed = True
+        else:
+            header = proxy.build_v2_local()
+        server.write(header)
 
     def failed(self, server: Any) -> None:
         if not server.closed:

@@ -276,6 +276,8 @@ class Keeper:
         )
 
     def note_failure(self, pool: ServerPool, reason: str) -> None:
+        if not pool.failed:
+            pool.failing_since = pool.poller.now
         pool.failed = True
         pool.last_error = cut(reason, CACHED_ERROR)
 

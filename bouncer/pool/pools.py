@@ -38,6 +38,7 @@ class ServerPool(Pool):
         self.failed = False  # the last one did not get through
         self.last_error = ""  # its reason, for later clients
         self.last_attempt = 0
+        self.failing_since = 0  # first failure since the last success
         self.last_lifetime_close = 0
         self.hosts: Any = None  # hosts.HostList of the entry
         self.host_key: Any = None  # what it was made from

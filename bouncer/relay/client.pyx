@@ -81,14 +81,22 @@ cdef class Client(Stream):
     cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1:
         cdef Py_ssize_t used = 0
         if not self.started:
+            if p[0] == 0x50 or p[0] == 0x0D:    # 'P' or CR: a PROXY header?
+                used = self.app.proxy_header(self, p[:count])
+                if used == 0 or self.closed:
+                    return 0
+                if used < 0:
+                    used = 0
+                if used == count:
+                    return used
             self.started = True
-            self.app.begin_login(self, <uint8_t>p[0])
+            self.app.begin_login(self, <uint8_t>p[used])
             if self.closed or self.tls_handshaking:
-                return 0
+                return used
         if self.dropping and self.state == CL_LOGIN:
             return count
         if self.talk is not None:
-            used = self.talk_take(p, count)
+            used += self.talk_take(p + used, count - used)
             if self.talk is not None or self.closed:
                 return used
         if self.state >= CL_WAITING_CANCEL:

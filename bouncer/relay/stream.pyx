@@ -512,6 +512,7 @@ cdef class Stream:
             self.family = AF_INET
         memcpy(self.peer_raw, <const char*>packed, len(packed))
         self.peer_port_raw = port
+        self.is_unix = False
 
     def note_unix(self, int port):
         """The peer is behind a Unix socket whose file name has *port*."""
