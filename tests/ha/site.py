@@ -72,15 +72,9 @@ class Running(Pooler):  # type: ignore[misc]
 
     def run(self) -> Running:
         """Start it; the log says when it is up."""
-        ups = sum(line.startswith("LOG process up") for line in self.lines())
+        ups = self.ups()
         self.start(str(self.ini))
-        wait_for(
-            lambda: (
-                self.exit_status() is not None
-                or sum(line.startswith("LOG process up") for line in self.lines()) > ups
-            ),
-            20,
-        )
+        wait_for(lambda: self.exit_status() is not None or self.ups() > ups, 20)
         if self.exit_status() is not None:
             raise RuntimeError(f"{self.ini}: {self.text()[-2000:]}{self.last_words()}")
         return self
