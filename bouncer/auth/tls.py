@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import warnings
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any
@@ -201,13 +202,16 @@ def _set_protocols(context: ssl.SSLContext, side: str, text: str) -> None:
         else:
             chosen = versions if chosen is None else chosen | versions
     assert chosen is not None
-    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
-    for name, option in _VERSIONS.items():
-        if name in chosen:
-            context.options &= ~option
-        else:
-            context.options |= option
+    with warnings.catch_warnings():
+        # Python would rather have a range; a list may have holes.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        context.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+        for name, option in _VERSIONS.items():
+            if name in chosen:
+                context.options &= ~option
+            else:
+                context.options |= option
 
 
 def _set_ciphers(context: ssl.SSLContext, side: str, text: str) -> None:
