@@ -7,7 +7,6 @@ out, with the reason.
 """
 
 import socket
-import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from bouncer.auth.derive import MAX_ITERATIONS, derive
 from bouncer.auth.md5 import answer, hash_password
 from bouncer.auth.scram import ClientSide, ScramError
 from bouncer.auth.secrets import MD5, PLAIN, kind_of
+from bouncer.auth.tls import connect_context, server_name
 from bouncer.check.findings import WARNING, Finding, at
 from bouncer.check.reading import Reading
 from bouncer.config.settings import Database, Settings
@@ -104,18 +104,8 @@ class Session:
                 return plain
             plain.close()
             raise CannotAsk("server refused SSL")
-        context = ssl.create_default_context(
-            cafile=self.settings.server_tls_ca_file or None
-        )
-        context.check_hostname = mode == "verify-full"
-        if mode not in ("verify-ca", "verify-full"):
-            context.verify_mode = ssl.CERT_NONE
-        if self.settings.server_tls_cert_file:
-            context.load_cert_chain(
-                self.settings.server_tls_cert_file,
-                self.settings.server_tls_key_file or None,
-            )
-        return context.wrap_socket(plain, server_hostname=self.target.host)
+        context = connect_context(self.settings)
+        return context.wrap_socket(plain, server_hostname=server_name(self.target.host))
 
     def receive(self, count: int) -> bytes:
         """Return *count* bytes."""

@@ -14,15 +14,26 @@ from collections.abc import Iterator
 from typing import Final
 
 from bouncer.auth.secrets import MD5, SCRAM, kind_of
+from bouncer.auth.tls import client_context, connect_context
 from bouncer.check.advice import about, about_line, is_changed
 from bouncer.check.findings import ERROR, WARNING, Finding, at
 from bouncer.check.reading import Reading, source_of
 from bouncer.config.hba import HOSTSSL, HbaLine
+from bouncer.config.params import PARAMS
 from bouncer.config.settings import Settings
+from bouncer.errors import ConfigError
 
 # What PgBouncer counts for itself: sockets, log, DNS, the console's two servers.
 OWN_DESCRIPTORS: Final = 12
 LOOPBACK: Final = ("127.", "::1", "localhost")
+TLS_FILES: Final = (
+    "client_tls_key_file",
+    "client_tls_cert_file",
+    "client_tls_ca_file",
+    "server_tls_key_file",
+    "server_tls_cert_file",
+    "server_tls_ca_file",
+)
 # Ways to log in that need an entry in auth_file, or auth_query.
 FROM_FILE: Final = ("md5", "plain", "trust", "scram-sha-256", "cert")
 # How many names a warning lists.
@@ -283,6 +294,44 @@ def tls(reading: Reading) -> Iterator[Finding]:
                 )
 
 
+def tls_setup(reading: Reading) -> Iterator[Finding]:
+    """What a start, or a connection to a server, would fail with."""
+    s = reading.config.settings
+    hidden = [name for name in TLS_FILES if is_hidden(getattr(s, name))]
+    for name in hidden:
+        text = "cannot be read by who asks, so TLS was not checked"
+        yield about(reading, name, text, f"run this as {s.user or 'the pooler runs'}")
+    if hidden:
+        return
+    try:
+        client_context(s)
+    except ConfigError as error:
+        yield must(reading, setting_in(str(error), "client"), str(error))
+        return
+    if s.server_tls_sslmode != "disable":
+        try:
+            connect_context(s)
+        except ConfigError as error:
+            text = f"servers that use TLS cannot be reached: {error}"
+            yield about(reading, setting_in(str(error), "server"), text)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether the file exists but may not be read by this process."""
+    return bool(path) and os.path.exists(path) and not os.access(path, os.R_OK)
+
+
+def setting_in(text: str, side: str) -> str:
+    """Return the setting that a complaint about TLS on one *side* is about."""
+    found = [name for name in PARAMS if name in text]
+    if found:
+        return min(found, key=lambda name: (text.index(name), -len(name)))
+    for word, kind in (("key", "key"), ("certificate", "cert"), ("CA", "ca")):
+        if word in text:
+            return f"{side}_tls_{kind}_file"
+    return ""
+
+
 def rules(reading: Reading) -> Iterator[Finding]:
     """HBA lines that no connection can match."""
     s = reading.config.settings
@@ -310,4 +359,4 @@ def cannot_match(line: HbaLine, settings: Settings) -> str:
     return ""
 
 
-RULES: Final = (places, descriptors, secrecy, methods, secrets, tls, rules)
+RULES: Final = (places, descriptors, secrecy, methods, secrets, tls, tls_setup, rules)

@@ -195,6 +195,31 @@ def test_places_that_do_not_exist_end_a_start(write):
     assert errors == {"unix_socket_dir", "logfile", "user"}
 
 
+@pytest.mark.parametrize(
+    ("rest", "setting", "level"),
+    [
+        ("client_tls_sslmode=require\n", "client_tls_key_file", ERROR),
+        ("server_tls_protocols=legacy\n", "server_tls_protocols", ERROR),
+        ("auth_type=cert\n", "auth_type", ERROR),
+        (
+            "client_tls_sslmode=require\nclient_tls_key_file=/k\n"
+            "client_tls_cert_file=/c\n",
+            "client_tls_cert_file",
+            ERROR,
+        ),
+        (
+            "server_tls_sslmode=verify-full\nserver_tls_ca_file=/nowhere\n",
+            "server_tls_ca_file",
+            WARNING,
+        ),
+    ],
+)
+def test_tls_is_set_up_as_a_start_would(write, rest, setting, level):
+    path = write(rest + "[databases]\na=host=h\n")
+    findings, _ = check(path, online=False)
+    assert (level, setting) in [(f.level, f.setting) for f in findings]
+
+
 def test_lines_of_the_other_files_are_named(write, here):
     (here / "hba").write_text(
         "host all all all md5\nhost all all\nlocal x y peer map=m"
@@ -234,7 +259,7 @@ class Server(threading.Thread):
     """Answers one login and one question as PostgreSQL does."""
 
     def __init__(self, answers):
-        super().__init__()
+        super().__init__(daemon=True)
         self.answers = answers
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]

@@ -7,6 +7,8 @@ from bouncer.check.main import check
 from bouncer.check.reading import read_all
 from bouncer.config.load import load, make_autodb
 from bouncer.config.params import PARAMS
+from tests.conftest import missing
+from tests.replay.lab import make_certificates
 from tests.support.examples import examples
 
 ALL = examples()
@@ -15,6 +17,15 @@ ALL = examples()
 @pytest.fixture(params=ALL)
 def example(request):
     return ALL[request.param]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """What the examples with TLS need."""
+    directory = tmp_path_factory.mktemp("certificates")
+    if not make_certificates(directory):
+        missing("needs openssl: apt-get install openssl")
+    return directory
 
 
 def test_there_are_enough_of_them():
@@ -47,8 +58,9 @@ def test_its_other_files_are_read_to_their_end(example, here):
         assert reading.hba.lines
 
 
-def test_check_finds_no_error_in_it(example, here):
-    findings, _ = check(str(example.install(here)), online=False)
+def test_check_finds_no_error_in_it(example, here, certificates):
+    path = example.install(here, certificates=certificates)
+    findings, _ = check(str(path), online=False)
     assert not [found for found in findings if found.level == ERROR]
 
 
