@@ -675,7 +675,7 @@ cdef class Client(Stream):
         """The log prefix (logs.md 1.1)."""
         db = "(nodb)" if self.pool is None else self.pool.database_name
         user = "(nouser)" if self.user is None else self.user
-        return f"C-{self.pointer}: {db}/{user}@{self.address_text}"
+        return self.mark(b"C") + db + "/" + user + "@" + self.address_text
 
     @property
     def address_text(self):
@@ -683,10 +683,7 @@ cdef class Client(Stream):
             return f"unix({self.peer_pid}):{self.app.listen_port}"
         if self.family == 0:
             return "(bad-af):0"
-        address = self.peer_address
-        if ":" in address:
-            return f"[{address}]:{self.peer_port}"
-        return f"{address}:{self.peer_port}"
+        return self.endpoint()
 
     @property
     def tls_info(self):

@@ -74,6 +74,8 @@ cdef class Stream:
     # Ending
     cdef int shut(self) except -1
     # Addresses
+    cdef str endpoint(self)
+    cdef str mark(self, char side)
     cdef int learn_peer(self, const void* raw) except -1
 
 

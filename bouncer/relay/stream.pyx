@@ -12,6 +12,7 @@ import ssl
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
 from bouncer.relay.poller cimport READ_SIZE, Poller
@@ -20,7 +21,8 @@ from bouncer.relay.sockets cimport (
     MSG_DONTWAIT, MSG_NOSIGNAL, SO_PEERCRED, SOL_SOCKET, bouncer_ucred, close,
     getsockname, getsockopt, inet_ntop, monotonic_us, ntohs, recv, send, sockaddr,
     sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t)
-from bouncer.relay.talk import READ, READ_BYTE, Talk
+from bouncer.relay.talk cimport Talk
+from bouncer.relay.talk import READ, READ_BYTE
 from bouncer.wire.framer cimport (
     HEADER, Buf, be32, buf_append, buf_consume, buf_free, buf_size)
 
@@ -207,7 +209,7 @@ cdef class Stream:
         cdef Py_ssize_t pos = 0
         cdef uint32_t length
         cdef int code
-        talk = self.talk
+        cdef Talk talk = self.talk
         while not self.closed and self.talk is talk and talk.waiting is not None:
             if self.tls_handshaking:
                 break
@@ -476,7 +478,8 @@ cdef class Stream:
         buf_free(&self.out)
         buf_free(&self.held)
         self.tls_object = self.tls_in = self.tls_out = None
-        talk, self.talk = self.talk, None
+        cdef Talk talk = self.talk
+        self.talk = None
         if talk is not None:
             talk.cancel()
         return 0
@@ -564,6 +567,21 @@ cdef class Stream:
     @property
     def local_port(self):
         return self.local_name()[1]
+
+    cdef str endpoint(self):
+        """The peer as log lines show it: 192.0.2.1:5432, [2001:db8::1]:5432."""
+        cdef char text[80]
+        cdef char ip[64]
+        inet_ntop(self.family, self.peer_raw, ip, 64)
+        snprintf(text, 80, b"[%s]:%d" if self.family == AF_INET6 else b"%s:%d",
+                 ip, <int>self.peer_port_raw)
+        return text.decode("ascii")
+
+    cdef str mark(self, char side):
+        """How a log prefix begins: C-0x1234 or S-0x1234."""
+        cdef char text[32]
+        snprintf(text, 32, b"%c-0x%lx: ", side, <unsigned long><void*>self)
+        return text.decode("ascii")
 
     @property
     def pointer(self):

@@ -17,8 +17,6 @@ from bouncer.errors import Disconnect, LoginFailed
 class Want:
     """A constant that a talk yields."""
 
-    __slots__ = ("name",)
-
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -33,8 +31,6 @@ READ_BYTE = Want("READ_BYTE")  # one raw byte: int
 class StartTls:
     """Turn the stream into TLS; the talk goes on after the handshake."""
 
-    __slots__ = ("context", "server_hostname", "server_side")
-
     def __init__(
         self, context: Any, server_side: bool, server_hostname: str | None
     ) -> None:
@@ -45,8 +41,6 @@ class StartTls:
 
 class Waiter:
     """One result that somebody will deliver, to at most one talk."""
-
-    __slots__ = ("error", "ready", "talk", "value", "when_given_up")
 
     def __init__(self, when_given_up: Callable[[], None] | None = None) -> None:
         self.ready = False
@@ -76,8 +70,6 @@ class Waiter:
 
 class Talk:
     """One running conversation of one stream."""
-
-    __slots__ = ("generator", "stream", "task", "waiting")
 
     def __init__(self, stream: Any, generator: Generator[Any, Any, Any]) -> None:
         self.stream = stream
