@@ -306,7 +306,9 @@ def _load_ca(context: ssl.SSLContext, path: str) -> None:
 def describe(tls_object: ssl.SSLObject) -> str:
     """Say what a connection uses, as the log and the console show it."""
     cipher = tls_object.cipher()
-    return f"{tls_object.version()}/{cipher[0] if cipher else 'unknown'}"
+    text = f"{tls_object.version()}/{cipher[0] if cipher else 'unknown'}"
+    exchange = openssl.key_exchange(tls_object)
+    return f"{text}/{exchange}" if exchange else text
 
 
 def has_certificate(tls_object: ssl.SSLObject) -> bool:

@@ -244,7 +244,29 @@ def test_ciphers_and_suites_are_those_that_were_chosen(settings: Settings) -> No
         "TLSv1.3/TLS_CHACHA20_POLY1305_SHA256"
     )
     old = visitor(maximum_version=ssl.TLSVersion.TLSv1_2)
-    assert tls.describe(shake(server, old)[0]) == "TLSv1.2/ECDHE-RSA-AES128-GCM-SHA256"
+    assert tls.describe(shake(server, old)[0]).startswith(
+        "TLSv1.2/ECDHE-RSA-AES128-GCM-SHA256/ECDH="
+    )
+
+
+def test_description_names_the_key_exchange_of_old_versions(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = visitor(maximum_version=ssl.TLSVersion.TLSv1_2)
+    client.set_ciphers("ECDHE-RSA-AES256-GCM-SHA384")
+    server = context_of(replace(settings, client_tls_ecdhcurve="X25519"))
+    ours, theirs = shake(server, client)
+    text = "TLSv1.2/ECDHE-RSA-AES256-GCM-SHA384/ECDH=X25519"
+    assert tls.describe(ours) == tls.describe(theirs) == text
+    client.set_ciphers("DHE-RSA-AES256-GCM-SHA384")
+    ours, _ = shake(context_of(settings), client)
+    text = "TLSv1.2/DHE-RSA-AES256-GCM-SHA384/DH="
+    assert tls.describe(ours).startswith(text)
+    client.set_ciphers("AES256-GCM-SHA384")
+    ours, _ = shake(context_of(settings), client)
+    assert tls.describe(ours) == "TLSv1.2/AES256-GCM-SHA384"
+    monkeypatch.setattr(openssl, "_library", None)
+    assert tls.describe(shake(server, visitor())[0]) == "TLSv1.3/TLS_AES_256_GCM_SHA384"
 
 
 @pytest.mark.parametrize("word", ["default", "secure", "normal", "fast", "DEFAULT"])
