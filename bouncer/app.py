@@ -242,6 +242,8 @@ class Bouncer:
     def is_blocked(self, pool: ServerPool) -> bool:
         if pool.database.name == CONSOLE:
             return False
+        if self.global_mode == "suspend" and not self.commands.suspend_done:
+            return pool.database.paused     # first those who wait are served
         return self.global_mode != "none" or pool.database.paused
 
     def make_pool(self, database: DatabaseState, user: UserState) -> ServerPool:

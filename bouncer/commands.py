@@ -123,7 +123,6 @@ class Commands:
         self.app.global_mode = "suspend"
         self.suspend_done = False
         self.suspend_began = self.app.poller.tick()
-        self.block()
         self.app.listeners.suspend()
         if owed is not None:
             self.owed.append((owed, "SUSPEND", None))
@@ -134,20 +133,26 @@ class Commands:
         return False
 
     def suspend_progress(self) -> None:
+        """Let everything come to rest, in an order that never locks itself.
+
+        Who waits for a server has sent something that cannot be unsaid. It is
+        served first, by those that have a server and go on until they give it back;
+        from then on they are not read. Last come those in the middle of something.
+        """
         app = self.app
         timeout = app.settings.suspend_timeout
         late = timeout and (
             app.poller.tick() - self.suspend_began > timeout * 1_000_000
         )
-        busy = [one for one in app.logging_in if one.state == 0 and one.held_bytes]
+        # A login that has begun must end: it is not known how far it is.
+        busy = [
+            one
+            for one in app.logging_in
+            if one.state == 0 and (one.talk is not None or one.held_bytes)
+        ]
         for pool in self.pools():
-            for server in (*pool.used, *pool.tested):
-                server.disconnect(
-                    "close unsafe file descriptors on suspend", True, False
-                )
-            for stream in (*pool.clients, *pool.waiting, *pool.servers()):
-                if stream.tls_object is None and not stream.quiesce():
-                    busy.append(stream)
+            pool.draining = True
+            busy += self.pool_at_rest(pool, late)
         if late:
             for stream in busy:
                 if not stream.closed:
@@ -156,6 +161,34 @@ class Commands:
         self.suspend_done = not busy
         if busy:
             app.loop.call_later(SUSPEND_TICK, self.suspend_again)
+        else:
+            self.block()
+
+    def pool_at_rest(self, pool: Any, late: bool) -> list[Any]:
+        """Quiet what can be quiet; return what cannot yet.
+
+        TLS connections are never handed over: they only have to keep still.
+        """
+        if late:
+            for stream in (*pool.waiting, *pool.login):
+                stream.disconnect("suspend_timeout")
+        busy = [*pool.waiting, *pool.login]
+        waited_for = bool(busy)
+        if not waited_for:
+            for server in (*pool.used, *pool.tested):
+                server.disconnect(
+                    "close unsafe file descriptors on suspend", True, False
+                )
+        for client in pool.clients:
+            if waited_for and client.server is not None:
+                continue
+            if not client.quiesce() and client.tls_object is None:
+                busy.append(client)
+        if not waited_for:
+            for server in pool.servers():
+                if not server.quiesce() and server.tls_object is None:
+                    busy.append(server)
+        return busy
 
     def suspend_again(self) -> None:
         if self.app.global_mode == "suspend":
@@ -165,8 +198,9 @@ class Commands:
     def unsuspend(self) -> None:
         self.app.listeners.resume()
         for pool in self.pools():
-            for stream in (*pool.clients, *pool.servers()):
-                stream.wake()
+            pool.draining = False
+            for stream in (*pool.clients, *pool.waiting, *pool.servers()):
+                stream.rouse()
 
     # Reconnect, kill
 

@@ -46,6 +46,7 @@ cdef class Pool:
         public int mode
         public int max_prepared
         public bint blocked     # pause or suspend: nothing is handed out
+        public bint draining    # a suspend: who gives its server back is not read
         bint handing            # a released server is being handed over
         public bint queue_only  # nobody idle, no room: who comes just queues
         public bint round_robin

@@ -126,6 +126,9 @@ cdef class Pool:
         if client is not None:
             client.server = None
             server.client = None
+            if self.draining:
+                client.quiet = True
+                client.pause_reading()
         server.release_due = False
         if not server.want_read:
             server.resume_reading()     # only its last client was slow

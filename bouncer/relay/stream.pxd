@@ -22,6 +22,7 @@ cdef class Stream:
         uint32_t interest       # epoll events asked for
         bint watched            # the poller knows the descriptor
         bint want_read          # false: leave bytes in the kernel (back-pressure)
+        bint quiet              # suspended: nothing is read until `rouse`
         bint flush_queued       # stands in the poller's list of unsent streams
         bint broken             # the peer is gone for writing; reading tells why
         readonly bint closed

@@ -263,7 +263,7 @@ cdef class Stream:
         return 0
 
     cdef int resume_reading(self) except -1:
-        if self.closed or self.want_read:
+        if self.closed or self.want_read or self.quiet:
             return 0
         self.want_read = True
         if not self.watched:
@@ -282,15 +282,23 @@ cdef class Stream:
             return True
         self.flush_out()
         if buf_size(&self.out) > 0 or self.busy_with_part():
+            if self.quiet:
+                self.rouse()        # what it has begun wants its rest
             return False
+        self.quiet = True
         self.pause_reading()
         return True
+
+    def rouse(self):
+        """End what `quiesce` began."""
+        self.quiet = False
+        self.wake()
 
     cdef bint busy_with_part(self) noexcept:
         return False
 
     def wake(self):
-        """Read again after a suspend."""
+        """Read again, if nothing else forbids it."""
         self.resume_reading()
 
     def pump_later(self):
