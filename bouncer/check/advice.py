@@ -113,8 +113,6 @@ def numbers(reading: Reading) -> Iterator[Finding]:
     if s.syslog_facility not in FACILITIES:
         text = f'"{s.syslog_facility}" is not known, daemon is used'
         yield about(reading, "syslog_facility", text)
-    if s.workers != 1:
-        yield about(reading, "workers", "reserved: only 1 works today")
 
 
 # Time-outs

@@ -169,6 +169,8 @@ class Loader:
             raise Refused(str(error)) from error
         self.values[key] = value
         self.sources[key] = source
+        if param.reserved and value != param.initial():
+            self.warn(f"{key} = {text} has no effect yet")
 
 
 SECRET: Final = "password"

@@ -65,6 +65,8 @@ class Param:
     minimum: int | None = None
     forbidden: str | None = None
     later: bool = False
+    # Accepted, but nothing does what it says yet: the log tells whoever sets it.
+    reserved: bool = False
     section: str = MAIN
 
     def parse(self, text: str) -> Value:
@@ -262,7 +264,7 @@ ROWS: Final = (
     Param("parallel_logins", INT, "1", minimum=1, section=OURS),
     Param("proxy_protocol_networks", STRING, "", section=OURS),
     Param("proxy_protocol_send", INT, "0", minimum=0, section=OURS),
-    Param("workers", INT, "1", reload=False, minimum=1, section=OURS),
+    Param("workers", INT, "1", reload=False, minimum=1, reserved=True, section=OURS),
 )
 
 PARAMS: Final = {param.name: param for param in ROWS}

@@ -131,6 +131,12 @@ def test_reload_resets_our_section_though_no_pgbouncer_header_does(here):
     assert load("pgbouncer.ini", running).settings.log_format == "text"
 
 
+def test_a_reserved_setting_says_that_it_has_no_effect(here, logged):
+    write(here, "[pgbouncer]\n[pybouncer]\nworkers = 4\n")
+    assert load("pgbouncer.ini").settings.workers == 4
+    assert logged == ["WARNING workers = 4 has no effect yet"]
+
+
 @pytest.mark.parametrize("section", ["pgbouncer", "pybouncer"])
 def test_sections_do_not_share_their_settings(here, logged, section):
     other = {"pgbouncer": "log_format=json", "pybouncer": "log_stats=1"}[section]

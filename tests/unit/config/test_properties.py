@@ -6,6 +6,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bouncer.check.advice import advise
+from bouncer.check.findings import ERROR
+from bouncer.check.reading import read_all
+from bouncer.check.safety import examine
 from bouncer.config.connstr import BadConnstr, pairs
 from bouncer.config.hba import HbaRules
 from bouncer.config.ident import IdentMaps
@@ -53,6 +57,26 @@ def test_any_ini_is_read_or_refused_with_its_lines(main, included):
         again = Loader(str(path), config, 0).read()
         assert again.settings == config.settings
         assert again.databases == config.databases
+
+
+@given(TEXT.map(encode), TEXT.map(encode))
+def test_check_reads_any_ini_to_its_end(main, included):
+    """What the loader refuses, a check calls an error, and the reverse."""
+    with tempfile.TemporaryDirectory() as name:
+        here = Path(name)
+        (here / "self").write_bytes(included)
+        path = here / "main"
+        path.write_bytes(main.replace(b"self", bytes(here / "self")))
+        reading = read_all(str(path))
+        refused = any(found.level == ERROR for found in reading.findings)
+        try:
+            Loader(str(path), None, 0).read()
+        except IniError as error:
+            assert refused, error.lines
+        else:
+            assert not refused, reading.findings
+        for found in (*reading.findings, *advise(reading), *examine(reading)):
+            assert str(found)
 
 
 @given(st.sampled_from(sorted(PARAMS)), st.text(max_size=30))
