@@ -261,10 +261,11 @@ class Bouncer:
         self.registry.pool(console, CONSOLE, self.registry.user(CONSOLE))
 
     def fill_forced_pools(self) -> None:
-        """Databases with a forced user have their pool from the start."""
+        """Databases that want servers for their forced user have a pool at once."""
         for database in self.registry.databases.values():
             name = database.config.user
-            if name and database.name != CONSOLE:
+            wanted = self.limits.database_min_pool_size(database) > 0
+            if name and wanted and database.name != CONSOLE:
                 self.registry.pool(database, name, self.registry.user(name))
 
     def read_users(self) -> None:
