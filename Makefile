@@ -19,8 +19,7 @@ PYTHON ?= $(shell \
 
 FLAVOUR := $(if $(filter 1,$(BOUNCER_DEBUG)),debug,release)
 BUILT := $(VENV)/built-$(FLAVOUR)
-SOURCES := $(shell find bouncer admin ha -name '*.pyx' -o -name '*.pxd') \
-	$(wildcard bouncer/talks/*.py)
+SOURCES := $(shell find bouncer admin ha -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 debug_CFLAGS := -O1 -g -DBOUNCER_DEBUG=1
 release_CFLAGS := -O2 -g0
 
@@ -54,11 +53,16 @@ $(VENV)/testable: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $@.txt
 	touch $@
 
+# Only what has changed; everything when the flavour has changed.
 $(BUILT): $(SOURCES) | $(VENV)/installed
-	CFLAGS="$($(FLAVOUR)_CFLAGS)" $(BIN)/python -c 'from setuptools import setup; setup()' \
-		--quiet build_ext --inplace $(if $(wildcard $(BUILT)),,--force)
-	rm -f $(VENV)/built-*
-	touch $@
+	@set -e; if [ ! -e $@ ] || [ -n "$$(find $(SOURCES) -newer $@)" ]; then \
+		echo "compiling ($(FLAVOUR))"; \
+		CFLAGS="$($(FLAVOUR)_CFLAGS)" $(BIN)/python -W ignore \
+			-c 'from setuptools import setup; setup()' --quiet build_ext --inplace \
+			$$([ -e $@ ] || echo --force); \
+		rm -f $(VENV)/built-*; \
+	fi
+	@touch $@
 
 demo: build
 	@$(BIN)/python -m tests.demo
