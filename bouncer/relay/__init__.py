@@ -1,1 +1,4 @@
-"""The data plane: sockets, clients, servers, pools. Compiled; asks Python only when it cannot decide."""
+"""The data plane: sockets, clients, servers, pools; compiled.
+
+It asks Python only when it cannot decide by itself.
+"""

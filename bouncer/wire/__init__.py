@@ -1,1 +1,1 @@
-"""The PostgreSQL wire protocol: codes, framing, rare messages. No sockets, no policy."""
+"""PostgreSQL's wire protocol: codes, framing, rare messages; no sockets, no policy."""

@@ -1,8 +1,9 @@
 """Keep pyproject.toml's list of compiled modules equal to what is on disk.
 
 Every .pyx file becomes an extension, and so do the talks (bouncer/talks/*.py) and
-what else runs once per connection (PER_CONNECTION): Cython compiles them as they are. Without arguments the list is printed; with
-``--write`` it is put between the markers in pyproject.toml.
+what else runs once per connection (PER_CONNECTION): Cython compiles them as they are.
+Without arguments the list is printed; with ``--write`` it is put between the markers
+in pyproject.toml.
 """
 
 import argparse
