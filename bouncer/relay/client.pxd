@@ -8,7 +8,7 @@ cdef class Client(Stream)
 
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.server cimport Server
-from bouncer.relay.statements cimport NameTable, Statement
+from bouncer.relay.statements cimport NameTable, Pending, Prepared, Statement
 from bouncer.relay.tracked cimport TrackedParams
 from bouncer.wire.framer cimport Buf
 
@@ -74,15 +74,21 @@ cdef class Client(Stream):
     cdef int parse_statement(self, const char* name, Py_ssize_t size,
                              const char* text, Py_ssize_t text_size,
                              Py_ssize_t total, Buf* composed) except -2
-    cdef int send_parse(self, Statement statement, Buf* composed) except -1
+    cdef int send_parse(self, Statement statement, Pending pending,
+                        Buf* composed) except -1
+    cdef int send_close(self, Statement statement, Pending pending,
+                        Buf* composed) except -1
     cdef int make_room(self, Server server, Buf* composed) except -1
     cdef int use_statement(self, const char* p, Py_ssize_t here, Py_ssize_t total,
                            int code, const char* name, Py_ssize_t size,
                            Buf* composed) except -2
     cdef int close_statement(self, const char* name, Py_ssize_t size,
                              Py_ssize_t total) except -2
+    cdef int close_first(self, Statement statement, Prepared* item,
+                         Buf* composed) except -1
     cdef int inject_parse(self, Statement statement, Buf* composed) except -1
     cdef int go_on(self) except -1
     # Ending
+    cdef bint sent_whole(self) noexcept
     cdef int leave(self, Server server) except -1
     cdef int end(self, str reason, bint notify, str sqlstate) except -1

@@ -20,7 +20,7 @@ from bouncer.relay.stream cimport HIGH_WATER, Stream
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
     FE_EXECUTE, FE_FLUSH, FE_FUNCTION_CALL, FE_PARSE, FE_PASSWORD, FE_QUERY,
-    FE_SYNC, FE_TERMINATE)
+    FE_SYNC, FE_TERMINATE, STATUS_FAILED)
 from bouncer.wire.framer cimport (
     HEADER, Buf, be32, buf_append, buf_free, buf_room, buf_size, put32)
 from bouncer.wire.messages import error_response
@@ -380,6 +380,7 @@ cdef class Client(Stream):
         cdef Statement statement
         cdef Server server = self.server
         cdef Pending pending
+        cdef Prepared* item = NULL
         cdef bytes own_name = name[:size]
         self.pool.client_parses += 1
         if self.names is None:
@@ -394,19 +395,25 @@ cdef class Client(Stream):
         pending = Pending.__new__(Pending)
         pending.name = own_name
         pending.statement = statement
-        if server.prepared is not None and server.prepared.find(statement) != NULL:
+        if server.prepared is not None:
+            item = server.prepared.find(statement)
+        # In a failed transaction PostgreSQL refuses a Parse, and so must we.
+        if (item != NULL and server.is_certain(item)
+                and server.status != STATUS_FAILED):
             if server.can_answer_now():
                 self.write(b"1\0\0\0\4")
             else:
                 server.owe_fake(FE_PARSE, pending)
         else:
-            self.send_parse(statement, composed)
+            self.close_first(statement, item, composed)
+            self.send_parse(statement, pending, composed)
             owed_push(&server.owed, FE_PARSE, FORWARD, pending)
             server.ready = False
             self.make_room(server, composed)
         return <int>total
 
-    cdef int send_parse(self, Statement statement, Buf* composed) except -1:
+    cdef int send_parse(self, Statement statement, Pending pending,
+                        Buf* composed) except -1:
         """Put a Parse under the shared name into *composed*."""
         cdef Server server = self.server
         cdef Py_ssize_t size = len(statement.name) + 1 + len(statement.key)
@@ -420,27 +427,55 @@ cdef class Client(Stream):
         self.pool.server_parses += 1
         if server.prepared is None:
             server.prepared = PreparedSet()
-        server.prepared.add(statement, False)
+        pending.group = server.group
+        server.prepared.add(statement, False, server.group)
         return 0
+
+    cdef int send_close(self, Statement statement, Pending pending,
+                        Buf* composed) except -1:
+        """Put a Close of ours into *composed*."""
+        cdef Server server = self.server
+        cdef Py_ssize_t size = 1 + len(statement.name) + 1
+        cdef char* at = buf_room(composed, HEADER + size)
+        at[0] = FE_CLOSE
+        put32(at + 1, <uint32_t>(size + 4))
+        at[HEADER] = b"S"
+        memcpy(at + HEADER + 1, <const char*>statement.name, len(statement.name) + 1)
+        composed.end += HEADER + size
+        owed_push(&server.owed, FE_CLOSE, SWALLOW, pending)
+        if server.evicting == 0:
+            server.evicting = server.group
+        return 0
+
+    cdef int close_first(self, Statement statement, Prepared* item,
+                         Buf* composed) except -1:
+        """Close before a Parse, where nobody knows whether the server has it.
+
+        *item* is what we believe. A Close or a Parse of ours before an earlier Sync,
+        not answered yet, may still be skipped. Close of what is not there is fine.
+        """
+        cdef Server server = self.server
+        cdef Pending pending
+        if item == NULL and (server.evicting == 0
+                             or server.evicting == server.group):
+            return 0
+        pending = Pending.__new__(Pending)
+        pending.statement = statement
+        if item != NULL:
+            server.prepared.discard(statement)
+        return self.send_close(statement, pending, composed)
 
     cdef int make_room(self, Server server, Buf* composed) except -1:
         """Over the limit: close the least recently used, in stream order."""
         cdef Statement oldest
         cdef Pending pending
-        cdef Py_ssize_t size
-        cdef char* at
         while server.prepared.count > <uint32_t>self.pool.max_prepared:
             oldest = <Statement>server.prepared.oldest.statement
-            size = 1 + len(oldest.name) + 1
-            at = buf_room(composed, HEADER + size)
-            at[0] = FE_CLOSE
-            put32(at + 1, <uint32_t>(size + 4))
-            at[HEADER] = b"S"
-            memcpy(at + HEADER + 1, <const char*>oldest.name, len(oldest.name) + 1)
-            composed.end += HEADER + size
             pending = Pending.__new__(Pending)
             pending.statement = oldest
-            owed_push(&server.owed, FE_CLOSE, SWALLOW, pending)
+            pending.seen = server.prepared.oldest.seen
+            pending.group = server.prepared.oldest.group
+            self.send_close(oldest, pending, composed)
             server.prepared.discard(oldest)
         return 0
 
@@ -449,7 +484,7 @@ cdef class Client(Stream):
         cdef Server server = self.server
         cdef Pending pending = Pending.__new__(Pending)
         pending.statement = statement
-        self.send_parse(statement, composed)
+        self.send_parse(statement, pending, composed)
         owed_push(&server.owed, FE_PARSE, SWALLOW, pending)
         self.make_room(server, composed)
         return 0
@@ -476,9 +511,10 @@ cdef class Client(Stream):
             self.pool.binds += 1
         if server.prepared is not None:
             item = server.prepared.find(statement)
-        if item != NULL:
+        if item != NULL and server.is_certain(item):
             server.prepared.touch(item)
         else:
+            self.close_first(statement, item, composed)
             self.inject_parse(statement, composed)
         name_size = len(statement.name)
         after = here - before - size            # from the name's 0 on
@@ -589,23 +625,28 @@ cdef class Client(Stream):
         self.app.client_gone(self)
         return 0
 
+    cdef bint sent_whole(self) noexcept:
+        """Is no message half way to the server?"""
+        return self.remain == 0 or self.dropping
+
     cdef int leave(self, Server server) except -1:
         """What becomes of the server of a client that goes (server sheet 5.4)."""
         cdef Pool pool = self.pool
+        cdef bint whole = self.sent_whole()
         self.server = None
         server.client = None
         if server.replication:
-            return server.end("replication client was closed", True, False, "08P01")
+            return server.end("replication client was closed", whole, False, "08P01")
         if server.phase == PH_APPLY or not server.ready:
             return server.end("client disconnect while server was not ready",
-                              True, False, "08P01")
+                              whole, False, "08P01")
         if server.owed.count:
             return server.end("client disconnected with query in progress",
-                              True, False, "08P01")
-        if self.remain or buf_size(&server.out) > 0:
+                              whole, False, "08P01")
+        if not whole or buf_size(&server.out) > 0:
             return server.end(
                 "client disconnect before everything was sent to the server",
-                True, False, "08P01")
+                whole, False, "08P01")
         server.resume_reading()
         pool.release(server)
         return 0

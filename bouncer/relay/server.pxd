@@ -9,7 +9,7 @@ cdef class Server(Stream)
 from bouncer.relay.client cimport Client
 from bouncer.relay.outstanding cimport OwedQueue
 from bouncer.relay.pool cimport Pool
-from bouncer.relay.statements cimport Pending, PreparedSet, Statement
+from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Statement
 from bouncer.relay.tracked cimport TrackedParams
 
 cdef enum ServerState:
@@ -58,6 +58,7 @@ cdef class Server(Stream):
         public int cancels      # cancel requests for it that are in flight
         bint release_due        # done, but the client still sends half a message
         int place_due           # bytes follow the last answer: look at them first
+        bint spoke              # it answered something since the last ReadyForQuery
         bint unsure             # one ReadyForQuery more than we count may come
         bint probed             # ... our empty query that tells has been answered
         bint in_error           # an ErrorResponse came since the last ReadyForQuery
@@ -68,6 +69,8 @@ cdef class Server(Stream):
         public TrackedParams tracked
         TrackedParams equal_to  # a client's values that need no SET here
         PreparedSet prepared    # None until the first
+        uint64_t group          # number of the requests up to the next Sync
+        uint64_t evicting       # first group with an unanswered Close of ours; 0: none
         public bytes cancel_key
         public bytes error      # first ErrorResponse while we were asking
         # Told by the policy
@@ -95,6 +98,7 @@ cdef class Server(Stream):
     cdef int settle_ready(self) except -1
     cdef int probe(self) except -1
     cdef bint can_answer_now(self) noexcept
+    cdef bint is_certain(self, Prepared* item) noexcept
     cdef int owe_fake(self, int code, Pending pending) except -1
     cdef int do_again(self) except -1
     cdef bint head_is_ours(self) noexcept

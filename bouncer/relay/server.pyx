@@ -15,7 +15,7 @@ from bouncer.relay.outstanding cimport (
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t
-from bouncer.relay.statements cimport Pending, PreparedSet, Statement
+from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Statement
 from bouncer.relay.stream cimport Stream
 from bouncer.relay.tracked cimport TrackedParams, changed, merged, tracked_index
 from bouncer.wire.codes cimport (
@@ -70,6 +70,7 @@ cdef class Server(Stream):
         self.connected_at = self.received_at = self.idle_since = poller.now
         self.backend_pid = 0
         self.cancel_key = b""
+        self.group = 1
 
     def __dealloc__(self):
         owed_clear(&self.owed)
@@ -292,6 +293,14 @@ cdef class Server(Stream):
         """May an answer of our own go out before anything else the server says?"""
         return self.owed.count == 0 and self.remain == 0 and not self.in_error
 
+    cdef bint is_certain(self, Prepared* item) noexcept:
+        """Will the server have this statement when it reads what we send now?
+
+        Not when its Parse stands before a Sync and is not answered yet: it may fail,
+        and the server goes on behind the Sync.
+        """
+        return item.seen or item.group == self.group
+
     cdef int owe_fake(self, int code, Pending pending) except -1:
         """Answer *code* ourselves, behind what the server is saying or owes."""
         owed_push(&self.owed, code, FAKE, pending)
@@ -306,13 +315,16 @@ cdef class Server(Stream):
         if head.kind == FE_PARSE and head.note != NULL and self.prepared is not None:
             pending = <Pending>head.note
             item = self.prepared.find(pending.statement)
-            if item != NULL:
+            if item != NULL and item.group == pending.group:
                 item.seen = True
         return 0
 
     cdef bint after_answer(self, int code) except -1:
         """What else a message means; false when no server sends such a one."""
-        if code == BE_ROW_DESCRIPTION or code == BE_NOTICE or code == BE_NOTIFICATION:
+        if code == BE_NOTICE or code == BE_NOTIFICATION or code == BE_PARAMETER_STATUS:
+            return True
+        self.spoke = True
+        if code == BE_ROW_DESCRIPTION:
             return True
         if code == BE_COMMAND_COMPLETE:
             if self.copy == COPY_IN or self.copy == COPY_BOTH:
@@ -334,7 +346,7 @@ cdef class Server(Stream):
                   or code == BE_CLOSE_COMPLETE or code == BE_NO_DATA
                   or code == BE_PORTAL_SUSPENDED or code == BE_EMPTY_QUERY
                   or code == BE_PARAMETER_DESCRIPTION or code == BE_COPY_DONE
-                  or code == BE_FUNCTION_RESULT or code == BE_PARAMETER_STATUS):
+                  or code == BE_FUNCTION_RESULT):
             return False
         return True
 
@@ -358,6 +370,10 @@ cdef class Server(Stream):
             if kind != FE_SYNC:
                 break
             syncs = True
+        if failed and syncs and owed_at(&self.owed, 0).kind != FE_EXECUTE:
+            while self.owed.count > 1 and owed_at(&self.owed, 1).kind == FE_SYNC:
+                owed_cut(&self.owed, 1, 1)
+            self.unsure = True
         if failed and self.owed.count and owed_at(&self.owed, 0).kind == FE_EXECUTE:
             self.copy = COPY_FAILED     # skipped up to a Sync behind the client's end
         else:
@@ -380,8 +396,7 @@ cdef class Server(Stream):
         cdef Owed* head = owed_at(&self.owed, 0)
         if head.kind == FE_QUERY and head.action == SWALLOW:
             return not self.probed
-        return (self.unsure and not self.in_error and head.kind != FE_SYNC
-                and head.kind != FE_QUERY and head.kind != FE_FUNCTION_CALL)
+        return self.unsure and not self.spoke and head.kind != FE_SYNC
 
     cdef int probe(self) except -1:
         """Ask for an answer that tells whether one more ReadyForQuery comes before."""
@@ -396,7 +411,7 @@ cdef class Server(Stream):
         """
         cdef int kind
         cdef uint32_t i, count = 0
-        self.in_error = False
+        self.in_error = self.spoke = False
         self.copy = COPY_NONE
         while count < self.owed.count:
             kind = owed_at(&self.owed, count).kind
@@ -421,7 +436,9 @@ cdef class Server(Stream):
         pending = <Pending>entry.note
         if entry.kind == FE_PARSE:
             if entry.action != FAKE and self.prepared is not None:
-                self.prepared.discard(pending.statement)
+                item = self.prepared.find(pending.statement)
+                if item != NULL and item.group == pending.group:
+                    self.prepared.discard(pending.statement)
             if pending.name is not None and client is not None:
                 # The statement does not exist: its name is free again.
                 client.names.take_out(pending.name, len(pending.name))
@@ -429,8 +446,10 @@ cdef class Server(Stream):
             return 0
         elif entry.action == SWALLOW:
             # Our Close of an evicted statement: it is still there.
-            self.prepared.add(pending.statement, True)
-        elif client is not None:
+            if self.prepared.find(pending.statement) == NULL:
+                self.prepared.add(pending.statement, pending.seen, pending.group)
+        elif (client is not None
+                and client.names.find(pending.name, len(pending.name)) is None):
             client.names.put(pending.name, pending.statement)
         return 0
 
@@ -461,7 +480,8 @@ cdef class Server(Stream):
         self.status = status
         if self.owed.count:
             return 0
-        if self.unsure and client.remain == 0:
+        self.evicting = 0
+        if self.unsure and client.sent_whole():
             return self.probe()
         now = self.poller.now
         self.ready = status == STATUS_IDLE
@@ -475,7 +495,7 @@ cdef class Server(Stream):
             client.transaction_start = 0
         if pool.mode == SESSION or client.replication:
             return 0
-        if client.remain and not client.dropping:
+        if not client.sent_whole():
             self.release_due = True     # half a message is on its way to us
             return 0
         pool.release(self)
@@ -634,7 +654,7 @@ cdef class Server(Stream):
             pending = <Pending>entry.note
             if entry.kind == FE_PARSE:
                 if entry.action != FAKE:
-                    self.prepared.add(pending.statement, False)
+                    self.prepared.add(pending.statement, False, pending.group)
                 if pending.name is not None:
                     client.names.put(pending.name, pending.statement)
             elif entry.action == SWALLOW:
@@ -652,6 +672,8 @@ cdef class Server(Stream):
         if self.copy == COPY_FAILED and code == FE_SYNC:
             self.copy_given_up()        # no CopyDone came: Sync ends it as well
         self.ready = False
+        if code == FE_SYNC or code == FE_QUERY or code == FE_FUNCTION_CALL:
+            self.group += 1
         return owed_push(&self.owed, code, FORWARD, None)
 
     cdef bint is_clean(self) noexcept:
@@ -695,7 +717,9 @@ cdef class Server(Stream):
         if reason is not None and log_disconnections:
             log.info(f"{self.prefix} closing because: {reason} "
                      f"(age={self.age_seconds}s)")
-        if terminate and buf_size(&self.out) == 0:
+        if (terminate and buf_size(&self.out) == 0
+                and (client is None or client.sent_whole())):
+            # Behind half a message it would be taken for the rest of that.
             self.write(b"X\0\0\0\4")
         self.client = None
         if self.home is not None:

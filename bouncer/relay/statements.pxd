@@ -17,7 +17,9 @@ cdef class Pending:
     """What an unanswered Parse or Close of a client was about."""
     cdef:
         bytes name              # the client's name for it; None when we asked
-        Statement statement
+        Statement statement     # None: nothing is to be undone
+        bint seen               # of a Close: what was known of the statement
+        uint64_t group          # of a Parse: its group; of a Close: as *seen*
 
 
 cdef struct NameEntry:
@@ -43,6 +45,7 @@ cdef struct Prepared:           # a statement on a server, in the LRU ring
     PyObject* statement         # owned
     uint64_t number
     bint seen                   # its ParseComplete has come
+    uint64_t group              # of requests (see Server) that its Parse stands in
     Prepared* older
     Prepared* newer
     Prepared* chain             # next of the same bucket
@@ -57,7 +60,8 @@ cdef class PreparedSet:
         Prepared* oldest
         Prepared* newest
     cdef Prepared* find(self, Statement statement) noexcept
-    cdef Prepared* add(self, Statement statement, bint seen) except NULL
+    cdef Prepared* add(self, Statement statement, bint seen,
+                       uint64_t group) except NULL
     cdef void unlink(self, Prepared* item) noexcept
     cdef void touch(self, Prepared* item) noexcept
     cdef int discard(self, Statement statement) except -1

@@ -197,7 +197,8 @@ cdef class PreparedSet:
             item = item.chain
         return item
 
-    cdef Prepared* add(self, Statement statement, bint seen) except NULL:
+    cdef Prepared* add(self, Statement statement, bint seen,
+                       uint64_t group) except NULL:
         """Append as the most recently used; it must not be there yet."""
         cdef Prepared** old = self.buckets
         cdef Prepared* item
@@ -223,6 +224,7 @@ cdef class PreparedSet:
         item.statement = <PyObject*>statement
         item.number = statement.number
         item.seen = seen
+        item.group = group
         item.chain = self.buckets[item.number & (self.capacity - 1)]
         self.buckets[item.number & (self.capacity - 1)] = item
         item.newer = NULL

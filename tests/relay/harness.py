@@ -256,6 +256,10 @@ class Relay:
             end.sock.close()
         self.turn()
         for end in self.clients:
+            if end.client.state_name == "waiting":  # nobody reads it, so nobody knows
+                end.client.disconnect("not waited for", False)
+        self.turn()
+        for end in self.clients:
             assert end.client.closed
         for end in self.servers:
             assert end.server.closed
@@ -272,6 +276,9 @@ class Relay:
     def begin_login(self, client: Client, first_byte: int) -> None:
         client.welcome_done()
         self.pool.push_client(client)
+
+    def proxy_header(self, client: Client, data: bytes) -> int:
+        return -1
 
     def client_gone(self, client: Client) -> None:
         """Nothing is counted here."""

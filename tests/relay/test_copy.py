@@ -182,6 +182,21 @@ def test_extended_copy_fails_and_the_next_unit_is_under_way(relay):
     assert r.reasons == ["close_needed"]
 
 
+def test_extended_copy_fails_and_the_next_copy_is_under_way(relay):
+    """The empty query must not be sent into that one."""
+    r = relay()
+    client = r.client()
+    client.send(EXTENDED, f.SYNC, f.copy_data(b"x"), f.COPY_DONE, f.SYNC)
+    client.send(f.query("copy2"))
+    server = r.servers[0]
+    server.send(BEGUN, BAD, f.ready(), f.ready())
+    server.send(f.COPY_IN)
+    client.send(f.copy_data(b"y"), f.COPY_DONE)
+    server.send(f.complete("COPY 1"), f.ready())
+    assert client.codes() == "12GEZZGCZ"
+    assert f.query("") not in server.take()
+
+
 @pytest.mark.parametrize("end", [f.COPY_DONE, f.copy_fail(), b""])
 def test_end_of_a_failed_extended_copy_comes_late(relay, end):
     r = relay()

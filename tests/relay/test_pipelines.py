@@ -268,6 +268,24 @@ def test_client_that_leaves_half_a_message_takes_the_server_along(relay):
     assert r.reasons == ["client disconnect before everything was sent to the server"]
 
 
+def test_terminate_never_completes_half_a_query(relay):
+    """Sent behind it, its five bytes stood for the last five of the query, which
+    PostgreSQL then ran: "... where a=X" for "... where a=b".
+    """
+    r = relay()
+    client = r.client()
+    asked = f.query("delete from t where a=b")
+    client.send(asked[:-2])
+    client.close()
+    assert r.servers[0].take() == asked[:-2]
+    assert r.servers[0].ended
+    # Nor when the server is closed for another reason.
+    client = r.client()
+    client.send(asked[:-2])
+    r.servers[1].server.disconnect("query timeout", True, True)
+    assert r.servers[1].take() == asked[:-2]
+
+
 def test_waiting_clients_that_leave_at_once_do_not_pile_up(relay):
     """Each gave the server back from within the hand-over: ever deeper, to a crash."""
     r = relay()

@@ -187,6 +187,62 @@ def test_skipped_eviction_leaves_the_statement_prepared(relay):
     assert [code for code, _ in names_of(server)] == ["B", "S"]
 
 
+def test_parse_in_a_failed_transaction_is_refused(relay):
+    """We answered ParseComplete for a text that the server had: the name was then
+    taken, and whoever prepared it again was thrown out.
+    """
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "S0")
+    client.send(f.query("begin"), f.query("fail"))
+    server.send(f.complete("BEGIN"), f.ready("T"), f.error("22012", "no"), f.ready("E"))
+    assert client.codes() == "CZEZ"
+    server.take()
+    client.send(f.parse("b", "S0"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["C", "P", "S"]
+    server.send(f.CLOSE_COMPLETE, f.error("25P02", "aborted"), f.ready("E"))
+    assert client.codes() == "EZ"
+    assert [name for name, _ in client.client.prepared_names] == [b"a"]
+    assert server.server.prepared_count == 0
+
+
+def test_statement_of_a_unit_that_may_still_fail_is_parsed_again_behind_it(relay):
+    """PostgreSQL goes on behind the Sync, whatever became of the Parse before it."""
+    r = relay()
+    first, second = r.client(), r.client()
+    server = prepared(r, first, "a", "S0")
+    server.server.disconnect("gone", True, False)
+    first.send(f.query("begin; fail"), f.parse("b", "S0"), f.SYNC)
+    first.send(f.query("rollback"), f.bind("a"), f.SYNC)
+    server = r.servers[1]
+    got = names_of(server)
+    assert [code for code, _ in got] == ["Q", "P", "S", "Q", "C", "P", "B", "S"]
+    server.send(f.complete("BEGIN"), f.error("P0001", "fail"), f.ready("E"))
+    server.send(f.error("25P02", "aborted"), f.ready("E"))
+    server.send(f.complete("ROLLBACK"), f.ready("I"))
+    server.send(f.CLOSE_COMPLETE, f.PARSE_COMPLETE, f.BIND_COMPLETE, f.ready())
+    assert first.codes() == "CEZEZCZ2Z"
+    assert [name for name, _ in first.client.prepared_names] == [b"a"]
+    second.send(f.parse("c", "S0"), f.SYNC)
+    assert f.codes(server.take()) == "S"
+
+
+def test_statement_evicted_in_a_unit_that_may_still_fail(relay):
+    """Its Close was skipped: the Parse behind the Sync then named what was there."""
+    r = relay(prepared=1)
+    client = r.client()
+    server = prepared(r, client, "a", "S0")
+    client.send(f.parse("", "bad"), f.parse("b", "S1"), f.SYNC, f.bind("a"), f.SYNC)
+    assert f.codes(server.take()) == "PPCSCPCBS"
+    server.send(f.error("42601", "syntax error"), f.ready())
+    server.send(f.CLOSE_COMPLETE, f.PARSE_COMPLETE, f.CLOSE_COMPLETE)
+    server.send(f.BIND_COMPLETE, f.ready())
+    assert client.codes() == "EZ2Z"
+    assert server.server.prepared_count == 1
+    client.send(f.bind("a"), f.SYNC)
+    assert f.codes(server.take()) == "BS"
+
+
 # Everything forgotten
 
 
