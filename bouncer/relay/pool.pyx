@@ -80,8 +80,7 @@ cdef class Pool:
         client.notified = False
         client.state = CL_WAITING
         self.waiting.push_tail(client)
-        if kind == WAIT_QUERY:
-            client.pause_reading()
+        client.pause_reading()
         return 0
 
     def leave_queue(self, Client client):
@@ -90,6 +89,7 @@ cdef class Pool:
             self.wait_us += self.poller.now - client.wait_start
             client.state = CL_ACTIVE
             self.clients.push_tail(client)
+            client.resume_reading()
 
     # Called by servers
 
