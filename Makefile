@@ -20,8 +20,8 @@ PYTHON ?= $(shell \
 FLAVOUR := $(if $(filter 1,$(BOUNCER_DEBUG)),debug,release)
 BUILT := $(VENV)/built-$(FLAVOUR)
 SOURCES := $(shell find bouncer admin ha -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
-debug_CFLAGS := -O1 -g -DBOUNCER_DEBUG=1
-release_CFLAGS := -O2 -g0
+debug_CFLAGS := -O1 -g -fwrapv -DBOUNCER_DEBUG=1
+release_CFLAGS := -O2 -g0 -fwrapv -DNDEBUG
 
 .PHONY: build demo test lint unit live compat adversity bench bench-short soak fuzz \
 	dist clean distclean
