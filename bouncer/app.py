@@ -43,6 +43,7 @@ from bouncer.stats import Stats
 from bouncer.talks.client_login import CancelAsked, client_login
 
 JANITOR_PERIOD = 1 / 3  # seconds
+MAX_BUFFER = 16 << 20  # bytes; nobody means more by pkt_buf
 RANDOM_KEYS = 64  # cancel keys made from one read of randomness
 TLS_FIRST_BYTE = 0x16  # a TLS handshake record
 
@@ -67,6 +68,7 @@ class Bouncer:
         self.config_path = config_path
         self.options = options
         self.poller = Poller()
+        self.poller.use_buffers(min(configuration.settings.pkt_buf, MAX_BUFFER))
         self.poller.after = log.flush
         self.poller.crashed = self.crashed
         self.started_at = self.poller.wall_clock()
@@ -193,6 +195,7 @@ class Bouncer:
         """Copy what the relay and the pools look at."""
         settings = self.settings
         self.poller.max_packet_size = settings.max_packet_size & 0xFFFFFFFF
+        self.poller.loop_count = max(settings.sbuf_loopcnt, 0)
         self.checks_servers = bool(settings.server_check_query)
         self.check_query = (
             b""

@@ -6,7 +6,7 @@ from bouncer.relay.sockets cimport epoll_event
 from bouncer.wire.framer cimport Buf
 
 cdef enum:
-    READ_SIZE = 65536           # bytes a recv may bring; one for all streams
+    READ_SIZE = 65536           # bytes a recv may bring at least; see use_buffers
     EVENTS = 256                # sockets reported by one wait
 
 from bouncer.relay.stream cimport Stream
@@ -25,8 +25,10 @@ cdef class Poller:
         Slot* slots
         uint32_t slot_count
         uint32_t free_slot      # head of the free list, slot_count when empty
-        char* rbuf              # READ_SIZE bytes: what the last recv brought
-        char* plain             # READ_SIZE bytes: what TLS made of it
+        readonly Py_ssize_t read_size   # of the two buffers, in bytes
+        public int loop_count   # buffers that one socket may fill per turn; 0: any
+        char* rbuf              # read_size bytes: what the last recv brought
+        char* plain             # read_size bytes: what TLS made of it
         Buf scratch             # rewritten output of the stream that is being read
         readonly int64_t now    # monotonic microseconds at the start of the round
         public uint32_t max_packet_size

@@ -29,6 +29,8 @@ cdef class Poller:
         self.budget_us = 2000
         self.unsent = []
         self.later = []
+        self.loop_count = 5
+        self.read_size = READ_SIZE
         self.rbuf = <char*>malloc(READ_SIZE)
         self.plain = <char*>malloc(READ_SIZE)
         self.slot_count = 64
@@ -50,6 +52,27 @@ cdef class Poller:
         free(self.plain)
         free(self.slots)
         buf_free(&self.scratch)
+
+    def use_buffers(self, Py_ssize_t size):
+        """Make the shared buffers *size* bytes, if that is more than they have.
+
+        Only before anything is read. There are two for the whole process, so they
+        are larger from the start than the original's pkt_buf, which is one per
+        busy socket.
+        """
+        cdef char* rbuf
+        cdef char* plain
+        if size <= self.read_size:
+            return
+        rbuf = <char*>malloc(size)
+        plain = <char*>malloc(size)
+        if rbuf == NULL or plain == NULL:
+            free(rbuf)
+            free(plain)
+            raise MemoryError()
+        free(self.rbuf)
+        free(self.plain)
+        self.rbuf, self.plain, self.read_size = rbuf, plain, size
 
     # The four operations
 

@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
-from bouncer.relay.poller cimport READ_SIZE, Poller
+from bouncer.relay.poller cimport Poller
 from bouncer.relay.sockets cimport (
     AF_INET, AF_INET6, AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
     MSG_DONTWAIT, MSG_NOSIGNAL, SO_PEERCRED, SOL_SOCKET, bouncer_ucred, close,
@@ -143,12 +143,21 @@ cdef class Stream:
 
     cdef int on_readable(self) except -1:
         cdef Poller poller = self.poller
-        cdef ssize_t count = recv(self.fd, poller.rbuf, READ_SIZE, MSG_DONTWAIT)
-        if count > 0:
+        cdef int fills = poller.loop_count
+        cdef ssize_t count
+        while True:
+            count = recv(self.fd, poller.rbuf, poller.read_size, MSG_DONTWAIT)
+            if count <= 0:
+                break
             self.received_at = poller.now
             if self.tls_object is not None:
-                return self.tls_receive(poller.rbuf, count)
-            return self.feed(poller.rbuf, count)
+                self.tls_receive(poller.rbuf, count)
+            else:
+                self.feed(poller.rbuf, count)
+            fills -= 1
+            if (count < poller.read_size or fills == 0 or self.closed
+                    or not self.want_read):
+                return 0
         if count == 0:
             return self.peer_eof()
         if errno == EAGAIN or errno == EINTR:
@@ -318,8 +327,9 @@ cdef class Stream:
         while not self.closed and self.want_read:
             try:
                 count = self.tls_object.read(
-                    READ_SIZE,
-                    PyMemoryView_FromMemory(poller.plain, READ_SIZE, PyBUF_WRITE))
+                    poller.read_size,
+                    PyMemoryView_FromMemory(poller.plain, poller.read_size,
+                                            PyBUF_WRITE))
             except WantRead:
                 break
             except TlsError as error:
