@@ -5,11 +5,12 @@ sockets over; everything is put in its place here, but nothing is read. A row th
 we could not serve ends it: the old process goes on as if nothing had been. Part
 two (`finish`) lets the old process end, and only then does anybody move.
 
-The one hard idea: the rows say little about a connection that is in use. A linked
-pair goes on as a pair, with the client's parameters taken for the server's, so that
-nothing of ours comes between a query and its answer; its server is closed when the
-client is through, since an answer of which we know nothing may still be due. An
-idle server is as good as any: PgBouncer has waited until nothing was owed.
+The one hard idea: a real PgBouncer's rows say little about a connection that is in
+use. A linked pair goes on as a pair, with the client's parameters taken for the
+server's, so that nothing of ours comes between a query and its answer; before its
+server is shared it is asked whether an answer is due that nobody counted. An idle
+server is as good as any: PgBouncer has waited until nothing was owed. A process of
+ours tells everything (`bouncer.carry`), and everything is taken up where it stopped.
 """
 
 import os
@@ -27,9 +28,17 @@ from bouncer.listener import Listener, unix_socket_name, unix_socket_path
 from bouncer.pool.hosts import Address
 from bouncer.pool.registry import DatabaseState, UserState
 from bouncer.process import await_no_pidfile, somebody_answers
+from bouncer.relay.carried import (
+    learn_statements,
+    owes_unknown,
+    restore_client,
+    restore_server,
+    statements_of,
+)
 from bouncer.relay.client import Client
 from bouncer.relay.server import Server
 from bouncer.relay.statements import number_from
+from bouncer.relay.stream import count_from
 from bouncer.relay.tracked import from_dict
 from bouncer.service import passed_fds
 from bouncer.talks.takeover import OldProcess, Row
@@ -87,7 +96,9 @@ class Adoption:
         for row in rows:
             if row.task in ("client", "server"):
                 self.check(row)
+        learn_statements(pair for row in rows for pair in statements_of(row.state))
         number_from(int(time.time()) * STATEMENT_ROOM)
+        count_from(max((row.state.get("id", 0) for row in rows), default=0))
         for row in rows:
             if row.task == "pooler":
                 self.take_listener(row)
@@ -169,7 +180,9 @@ class Adoption:
         client.user, client.user_state = row.user, user
         client.database, client.pool = database, pool
         client.cancel_key = row.cancel.to_bytes(8, "big")
-        client.tracked = from_dict(row.tracked)
+        client.tracked = from_dict(row.state.get("tracked") or row.tracked)
+        if row.state:
+            restore_client(client, row.state)
         try:
             # As an admin, since no limit may cost a client its connection now.
             self.app.limits.admit_client(client, database, user, True)
@@ -193,8 +206,12 @@ class Adoption:
         server.host = database.config.host
         server.cancel_key = row.cancel.to_bytes(8, "big")
         server.backend_pid = row.cancel >> 32
-        unknown = dict.fromkeys(("application_name",), UNKNOWN)
-        server.tracked = from_dict(unknown | row.tracked)
+        if row.state:
+            server.tracked = from_dict(row.state["tracked"])
+            restore_pool(pool, row.state["pool"])
+        else:
+            unknown = {"application_name": UNKNOWN}
+            server.tracked = from_dict(unknown | row.tracked)
         database.server_count += 1
         pool.user.account.server_count += 1
         return server
@@ -205,12 +222,25 @@ class Adoption:
         client = self.clients.get(row.link)
         if client is None or client.pool is not server.pool:
             server.pool.login_done(server)
-            return
-        # The same object: the server is never asked to change its parameters now.
-        server.tracked = client.tracked
-        server.close_needed = True
-        server.relay_phase()
-        server.pool.link_pair(client, server)
+        else:
+            # The same object: the server must not be asked to change anything now.
+            tracked, server.tracked = server.tracked, client.tracked
+            server.relay_phase()
+            server.pool.link_pair(client, server)
+            if row.state:
+                server.tracked = tracked
+            else:
+                owes_unknown(server)
+        if row.state:
+            restore_server(server, row.state)
+
+
+def restore_pool(pool: Any, state: dict[str, Any]) -> None:
+    """Let new clients of *pool* be told what they would have been told before."""
+    if pool.welcome is None and state["welcome"] is not None:
+        pool.welcome = state["welcome"].encode("latin-1")
+        pool.defaults = from_dict(state["defaults"])
+    pool.database.disabled = state["disabled"]
 
 
 def set_peer(stream: Any, row: Row) -> None:

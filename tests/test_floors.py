@@ -32,6 +32,7 @@ FLOORS = {
     "bouncer.pool": 3,
     "bouncer.adopt": 4,
     "bouncer.app": 4,
+    "bouncer.carry": 4,
     "bouncer.check": 4,
     "bouncer.explain": 4,
     "bouncer.listener": 4,

@@ -13,32 +13,40 @@ there is an event loop, and nobody is being served meanwhile.
 
 import array
 import fcntl
+import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from bouncer import log
 from bouncer.errors import ProtocolError, StartError
-from bouncer.wire.messages import parse_data_row, parse_fields, query
+from bouncer.wire.messages import (
+    parse_data_row,
+    parse_fields,
+    query,
+    startup_message,
+)
 
 # What one recvmsg may bring. A real PgBouncer sends each row with a sendmsg of its
 # own; the kernel does not merge data across descriptors.
 DATA_SIZE: Final = 65536
 FDS_AT_ONCE: Final = 64
 
-# PostgreSQL protocol, StartupMessage: as PgBouncer sends it, byte for byte.
-STARTUP: Final = b"\0\0\0\x2b\0\3\0\0database\0pgbouncer\0user\0pgbouncer\0\0"
+# Says to a process of ours that we understand its column "state"; a real PgBouncer
+# takes it for any other name.
+APPLICATION_NAME: Final = "pybouncer -R"
 AUTHENTICATION_OK: Final = b"\0\0\0\0"
-COLUMNS: Final = 15
+COLUMNS: Final = 16
 
 
 class Row(NamedTuple):
     """One socket of the old process. *fd* is ours; *number* was the old one's.
 
     *link* is the old number of the partner, 0 if there is none. *cancel* is the
-    cancel key as one big unsigned number.
+    cancel key as one big unsigned number. *state* is empty unless the old process is
+    one of ours.
     """
 
     fd: int
@@ -53,6 +61,7 @@ class Row(NamedTuple):
     tracked: dict[str, str]
     password: str | None
     scram_keys: tuple[bytes, bytes] | None
+    state: dict[str, Any]
 
 
 class OldProcess:
@@ -88,7 +97,12 @@ class OldProcess:
 
     def login(self) -> None:
         """Be let in as the user that the old process runs as."""
-        self.send(STARTUP)
+        parameters = [
+            ("database", "pgbouncer"),
+            ("user", "pgbouncer"),
+            ("application_name", APPLICATION_NAME),
+        ]
+        self.send(startup_message(parameters))
         for code, body in self.messages():
             if code == b"R" and body != AUTHENTICATION_OK:
                 raise StartError("takeover: the old process asks for a password")
@@ -217,6 +231,7 @@ class OldProcess:
                 tracked=tracked_of(values),
                 password=values[12],
                 scram_keys=keys_of(values[13], values[14]),
+                state=json.loads(values[15]) if values[15] else {},
             )
         except ValueError as err:
             raise StartError(f"takeover: row not understood: {err}") from None

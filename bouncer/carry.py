@@ -1,0 +1,54 @@
+"""What one of our processes tells the next about a connection, beyond SHOW FDS.
+
+SHOW FDS has a column more for a new process that says by its application_name that
+it is one of ours: this JSON. A real PgBouncer neither asks for it nor sends it.
+"""
+
+import json
+from typing import Any
+
+from bouncer.relay.carried import client_state, server_state
+from bouncer.relay.client import Client
+from bouncer.relay.server import Server
+from bouncer.talks.takeover import APPLICATION_NAME
+
+
+def is_ours(client: Any) -> bool:
+    """Say whether the console's *client* is a new process that wants the column."""
+    name = client.tracked.application_name if client.tracked else ""
+    return bool(name == APPLICATION_NAME)
+
+
+def state_of(stream: Client | Server | None) -> str:
+    """Return the state of a connection; "" for what has none, such as a listener."""
+    if isinstance(stream, Client):
+        state = client_state(stream)
+        state["tracked"] = stream.tracked.as_dict() if stream.tracked else {}
+        state["id"] = stream.id
+        return json.dumps(state)
+    if isinstance(stream, Server):
+        state = server_state(stream)
+        state["tracked"] = stream.tracked.as_dict() if stream.tracked else {}
+        state["id"] = stream.id
+        state["pool"] = pool_state(stream.pool)
+        return json.dumps(state)
+    return ""
+
+
+def pool_state(pool: Any) -> dict[str, Any]:
+    """Return what new clients of the pool are told at their login."""
+    welcome = pool.welcome
+    return {
+        "welcome": None if welcome is None else welcome.decode("latin-1"),
+        "defaults": pool.defaults.as_dict() if pool.defaults else {},
+        "disabled": pool.database.disabled,
+    }
+
+
+def streams(app: Any) -> dict[int, Any]:
+    """Return all clients and servers of ordinary pools by their descriptor."""
+    return {
+        stream.fd: stream
+        for pool in app.registry.all_pools()
+        for stream in (*pool.clients, *pool.waiting, *pool.servers())
+    }

@@ -1,0 +1,200 @@
+"""Online restart (-R) under load: from us to us, from a real PgBouncer, and back.
+
+A ledger proves it: every client writes numbered transactions of two rows, and in the
+end each number that it saw committed is there exactly once, and nothing else is.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.replay.pooler import wait_for
+from tests.support.ground import Ground, Postgres
+from tests.support.pooler import RunningPooler
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = 50
+OURS = "ours"
+DEBIAN = "/usr/sbin/pgbouncer"
+ORACLE = str(ROOT.parent / "shared" / "oracle" / "pgbouncer-1.25.2")
+
+DIRECTIONS = [
+    (OURS, OURS),
+    (DEBIAN, OURS),
+    (ORACLE, OURS),
+    (OURS, DEBIAN),
+    (OURS, ORACLE),
+]
+# A pool smaller than the number of clients: at any moment some of them wait.
+SETTINGS = {
+    "pool_mode": "transaction",
+    "default_pool_size": 20,
+    "max_client_conn": 200,
+    "server_tls_sslmode": "disable",
+    "logfile": "{dir}/old.log",
+}
+
+
+def name_of(program: str) -> str:
+    """Return how a program is called in the names of tests."""
+    return {OURS: "ours", DEBIAN: "debian", ORACLE: "oracle"}[program]
+
+
+class Ledger:
+    """Clients that write, and what they believe they have written."""
+
+    def __init__(self, pooler: RunningPooler, postgres: Postgres) -> None:
+        self.pooler, self.postgres = pooler, postgres
+        self.stop = threading.Event()
+        self.committed = [0] * CLIENTS
+        self.errors: list[str] = []
+        postgres.rows("drop table if exists ledger")
+        postgres.rows("create table ledger (client int, number int, half int)")
+        postgres.rows("grant all on ledger to public")
+        self.threads = [
+            threading.Thread(target=self.write, args=(number,), daemon=True)
+            for number in range(CLIENTS)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def write(self, client: int) -> None:
+        """Write transactions until told to stop; one client in five is slow in them."""
+        try:
+            with self.pooler.connect(prepare_threshold=None) as connection:
+                while not self.stop.is_set():
+                    number = self.committed[client] + 1
+                    with connection.transaction():
+                        connection.execute(
+                            "insert into ledger values (%s, %s, 1)", (client, number)
+                        )
+                        if client % 5 == 0:
+                            time.sleep(0.05)
+                        connection.execute(
+                            "insert into ledger values (%s, %s, 2)", (client, number)
+                        )
+                        if client % 10 == 0:
+                            connection.execute("select pg_sleep(0.05)")
+                    self.committed[client] = number
+                    time.sleep(0.002)
+        except psycopg.Error as err:
+            self.errors.append(f"client {client}: {err}")
+
+    def progress(self) -> bool:
+        """Wait until each client has committed three more; false if one has failed."""
+        goal = [number + 3 for number in self.committed]
+        return not self.errors and bool(
+            wait_for(
+                lambda: (
+                    self.errors
+                    or all(
+                        have >= want
+                        for have, want in zip(self.committed, goal, strict=True)
+                    )
+                ),
+                30,
+            )
+            and not self.errors
+        )
+
+    def finish(self) -> None:
+        """Stop the clients and balance the books."""
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(30)
+        assert self.errors == []
+        assert not any(thread.is_alive() for thread in self.threads)
+        expected = {
+            (client, number): 2
+            for client, last in enumerate(self.committed)
+            for number in range(1, last + 1)
+        }
+        rows = self.postgres.rows(
+            "select client, number, count(*) as halves, count(distinct half) as kinds"
+            " from ledger group by client, number"
+        )
+        assert {(row["client"], row["number"]): row["halves"] for row in rows} == (
+            expected
+        )
+        assert all(row["kinds"] == 2 for row in rows)
+
+
+class Successor(RunningPooler):
+    """The process that takes over: same directory, same port, another log."""
+
+    def __init__(self, old: RunningPooler, command: list[str]) -> None:
+        self.ground, self.server_port = old.ground, old.server_port
+        self.directory, self.identity = old.directory, old.identity
+        self.command, self.port, self.users = command, old.port, old.users
+        self.stderr, self.stdout = (
+            self.directory / "stderr2",
+            self.directory / "stdout2",
+        )
+        self.log_file = self.directory / "new.log"
+        self.process, self._lines_taken = None, 0
+        text = (self.directory / "pgbouncer.ini").read_text()
+        text = text.replace("old.log", "new.log")
+        (self.directory / "new.ini").write_text(text)
+        self.identity.own(self.directory)
+
+    def take_over(self) -> None:
+        """Start with -R and wait until it is up."""
+        self.start("-R", "new.ini")
+        assert self.wait_until_up(), self.text()
+
+
+@pytest.fixture
+def successor() -> Iterator[Callable[..., Successor]]:
+    """Make a successor; all are stopped after the test."""
+    made: list[Successor] = []
+
+    def make(old: RunningPooler, command: list[str]) -> Successor:
+        one = Successor(old, command)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def command_of(program: str, lab: Ground) -> list[str]:
+    """Return the command line of one of the two processes."""
+    if program == OURS:
+        command: list[str] = lab.command
+        return command
+    if not os.path.exists(program):
+        pytest.skip(f"needs a real PgBouncer at {program}")
+    return [program]
+
+
+@pytest.mark.parametrize(("old", "new"), DIRECTIONS, ids=name_of)
+def test_takeover_under_load_loses_and_doubles_nothing(
+    old: str,
+    new: str,
+    lab: Ground,
+    postgres: Postgres,
+    pooler: Any,
+    successor: Callable[..., Successor],
+) -> None:
+    first = pooler(SETTINGS, command=command_of(old, lab), may_end=True, run=False)
+    first.log_file = first.directory / "old.log"
+    first.run()
+    second = successor(first, command_of(new, lab))
+    ledger = Ledger(first, postgres)
+    assert ledger.progress(), ledger.errors
+    second.take_over()
+    assert first.wait_for_exit(10) == 0, first.text()
+    if not ledger.progress():
+        pytest.fail(f"{ledger.errors[:3]}\n{first.text()}\n{second.text()}")
+    ledger.finish()
+    # New clients come in on the listener that was taken over.
+    with second.connect() as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+    assert (first.directory / "pid").read_text() == f"{second.pid}\n"
