@@ -49,8 +49,12 @@ def name_of(program: str) -> str:
 class Ledger:
     """Clients that write, and what they believe they have written."""
 
-    def __init__(self, pooler: RunningPooler, postgres: Postgres) -> None:
+    def __init__(
+        self, pooler: RunningPooler, postgres: Postgres, prepared: bool
+    ) -> None:
         self.pooler, self.postgres = pooler, postgres
+        # Named statements survive between two of ours only.
+        self.prepare_threshold = 1 if prepared else None
         self.stop = threading.Event()
         self.committed = [0] * CLIENTS
         self.errors: list[str] = []
@@ -67,7 +71,8 @@ class Ledger:
     def write(self, client: int) -> None:
         """Write transactions until told to stop; one client in five is slow in them."""
         try:
-            with self.pooler.connect(prepare_threshold=None) as connection:
+            with self.pooler.connect() as connection:
+                connection.prepare_threshold = self.prepare_threshold
                 while not self.stop.is_set():
                     number = self.committed[client] + 1
                     with connection.transaction():
@@ -183,11 +188,15 @@ def test_takeover_under_load_loses_and_doubles_nothing(
     pooler: Any,
     successor: Callable[..., Successor],
 ) -> None:
-    first = pooler(SETTINGS, command=command_of(old, lab), may_end=True, run=False)
+    settings: dict[str, object] = dict(SETTINGS)
+    if old != OURS:
+        # A real one stops those who hold servers, and cuts off those who wait.
+        settings["default_pool_size"] = CLIENTS + 10
+    first = pooler(settings, command=command_of(old, lab), may_end=True, run=False)
     first.log_file = first.directory / "old.log"
     first.run()
     second = successor(first, command_of(new, lab))
-    ledger = Ledger(first, postgres)
+    ledger = Ledger(first, postgres, prepared=old == new == OURS)
     assert ledger.progress(), ledger.errors
     second.take_over()
     assert first.wait_for_exit(10) == 0, first.text()
