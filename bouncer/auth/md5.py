@@ -7,7 +7,12 @@ password itself. Kept because servers and clients still ask for it.
 
 from __future__ import annotations
 
-from hashlib import md5
+try:
+    # Python's own: no trip through OpenSSL's provider look-up for each hash, and
+    # there even where OpenSSL is forbidden to do MD5.
+    from _md5 import md5  # type: ignore[import-not-found]
+except ImportError:
+    from hashlib import md5
 
 
 def hash_password(user: bytes, password: bytes) -> bytes:
@@ -21,4 +26,5 @@ def answer(stored: bytes, salt: bytes) -> bytes:
 
 
 def _digest(data: bytes) -> bytes:
-    return md5(data, usedforsecurity=False).hexdigest().encode()
+    digits: str = md5(data).hexdigest()
+    return digits.encode()

@@ -11,12 +11,11 @@ holds that pair after success.
 
 from __future__ import annotations
 
-from base64 import b64encode
+from binascii import b2a_base64
 from hashlib import sha256
-from hmac import digest
 from os import urandom
 
-from bouncer.auth.secrets import ScramSecret, decode_base64, same
+from bouncer.auth.secrets import ScramSecret, Signer, decode_base64, same
 from bouncer.errors import BouncerError
 
 # 18 bytes of randomness are 24 characters of base64, like PostgreSQL's.
@@ -26,6 +25,7 @@ _WRONG_SIGNATURE = "invalid server signature"
 # Names of users who do not exist; the oldest is forgotten first.
 _REMEMBERED = 1024
 
+_PRINTABLE = bytes(range(0x21, 0x7F))
 _COMMA = 0x2C
 _EQUALS = 0x3D
 
@@ -47,7 +47,11 @@ class ScramError(BouncerError):
 
 
 def _nonce() -> bytes:
-    return b64encode(urandom(_NONCE_BYTES))
+    return _base64(urandom(_NONCE_BYTES))
+
+
+def _base64(data: bytes) -> bytes:
+    return b2a_base64(data, newline=False)
 
 
 def _xor(left: bytes, right: bytes) -> bytes:
@@ -150,9 +154,8 @@ class ServerSide:
         # The user name counts in the startup packet only.
         _, at = _attribute(message, 3, 0x6E)
         nonce, at = _attribute(message, at, 0x72)
-        for char in nonce:
-            if not 0x21 <= char <= 0x7E:
-                raise ScramError("non-printable characters in SCRAM nonce")
+        if nonce.translate(None, _PRINTABLE):
+            raise ScramError("non-printable characters in SCRAM nonce")
         while at < len(message):
             _, _, at = _any_attribute(message, at)
         return nonce
@@ -185,11 +188,12 @@ class ServerSide:
             (self._client_bare, self._server_first, message[: start - 1])
         )
         secret = self._secret
-        client_key = _xor(proof, digest(secret.stored_key, signed, "sha256"))
+        stored, server = secret.signers()
+        client_key = _xor(proof, stored.sign(signed))
         if not same(sha256(client_key).digest(), secret.stored_key):
             raise ScramError("password authentication failed")
         self.keys = client_key, secret.server_key
-        return b"v=" + b64encode(digest(secret.server_key, signed, "sha256"))
+        return b"v=" + _base64(server.sign(signed))
 
 
 class ClientSide:
@@ -242,9 +246,9 @@ class ClientSide:
         plain = b"c=biws,r=" + self._nonce
         signed = b",".join((self._client_bare, self._server_first, plain))
         stored_key = sha256(client_key).digest()
-        proof = _xor(client_key, digest(stored_key, signed, "sha256"))
-        self._signature = digest(server_key, signed, "sha256")
-        return plain + b",p=" + b64encode(proof)
+        proof = _xor(client_key, Signer(stored_key).sign(signed))
+        self._signature = Signer(server_key).sign(signed)
+        return plain + b",p=" + _base64(proof)
 
     def server_final(self, message: bytes) -> None:
         """Take server-final; raise unless the server knows our secret too."""

@@ -11,6 +11,13 @@ from __future__ import annotations
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from hmac import compare_digest
+from typing import Any
+
+try:
+    # Python's own (3.11): a state is copied without OpenSSL's provider look-ups.
+    from _sha256 import sha256  # type: ignore[import-not-found]
+except ImportError:
+    from hashlib import sha256
 
 PLAIN = 0
 MD5 = 1
@@ -26,10 +33,42 @@ _HEX = frozenset("0123456789abcdef")
 _DIGITS = frozenset("0123456789")
 
 
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+_BLOCK = 64
+
+
+class Signer:
+    """HMAC-SHA-256 with one key of up to 64 bytes, whose part is done once."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        padded = key.ljust(_BLOCK, b"\0")
+        self._inner: Any = sha256(padded.translate(_INNER))
+        self._outer: Any = sha256(padded.translate(_OUTER))
+
+    def sign(self, data: bytes) -> bytes:
+        """Give the signature of *data*."""
+        inner = self._inner.copy()
+        inner.update(data)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        signature: bytes = outer.digest()
+        return signature
+
+
 class ScramSecret:
     """What a server knows of a password: enough to check it, not to use it."""
 
-    __slots__ = ("iterations", "salt", "server_key", "stored_key", "tail")
+    __slots__ = (
+        "_signers",
+        "iterations",
+        "salt",
+        "server_key",
+        "stored_key",
+        "tail",
+    )
 
     def __init__(
         self, iterations: int, salt: bytes, stored_key: bytes, server_key: bytes
@@ -38,8 +77,16 @@ class ScramSecret:
         self.salt = salt
         self.stored_key = stored_key
         self.server_key = server_key
+        self._signers: tuple[Signer, Signer] | None = None
         # The end of each server-first message.
         self.tail = b",s=%s,i=%d" % (b2a_base64(salt, newline=False), iterations)
+
+    def signers(self) -> tuple[Signer, Signer]:
+        """Give signers for StoredKey and ServerKey; made at the first login."""
+        found = self._signers
+        if found is None:
+            found = self._signers = Signer(self.stored_key), Signer(self.server_key)
+        return found
 
 
 def same(given: bytes, expected: bytes) -> bool:

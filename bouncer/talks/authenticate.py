@@ -74,8 +74,13 @@ def prepared(user: Any) -> Prepared:
     return found
 
 
-def authenticate(client: Any, app: Any, login: Any, user: Any) -> Talk:
-    """Go through the exchange; returns when the client may come in, else raises."""
+def exchange_for(client: Any, app: Any, login: Any) -> Talk | None:
+    """Give the exchange that proves who the client is.
+
+    None when nothing needs to be asked and the client may come in; raises when
+    nothing needs to be asked and it may not.
+    """
+    user = login.user
     method = app.settings.auth_type
     rule = None
     if method == "hba":
@@ -84,27 +89,29 @@ def authenticate(client: Any, app: Any, login: Any, user: Any) -> Talk:
     if method == "trust":
         if user is None:
             raise Disconnect('"trust" authentication failed')
-    elif method == "md5":
+        return None
+    if method == "md5":
         if user is not None and prepared(user).kind == SCRAM:
-            yield from check_scram(client, app, login, user)
-        else:
-            yield from check_md5(client, app, login, user)
-    elif method == "scram-sha-256":
-        yield from check_scram(client, app, login, user)
-    elif method == "plain" or method == "password":
-        yield from check_plain(client, app, login, user)
-    elif method == "cert":
+            return check_scram(client, app, login, user)
+        return check_md5(client, app, login, user)
+    if method == "scram-sha-256":
+        return check_scram(client, app, login, user)
+    if method in ("plain", "password"):
+        return check_plain(client, app, login, user)
+    if method == "any":
+        return None
+    if method == "cert":
         check_certificate(client, rule, login, user)
-    elif method == "peer":
-        yield from check_peer(client, rule, login, user)
-    elif method == "pam":
-        yield from check_pam(client, app, login)
-    elif method == "ldap":
-        yield from check_ldap(client, app, rule, login)
-    elif method == "reject":
+        return None
+    if method == "peer":
+        return check_peer(client, rule, login, user)
+    if method == "pam":
+        return check_pam(client, app, login)
+    if method == "ldap":
+        return check_ldap(client, app, rule, login)
+    if method == "reject":
         raise Disconnect("login rejected")
-    elif method != "any":
-        raise Disconnect("bouncer config error")
+    raise Disconnect("bouncer config error")
 
 
 def hba_line(client: Any, app: Any, login: Any) -> Any:
@@ -350,7 +357,7 @@ def take_password(client: Any, app: Any, login: Any, password: bytes) -> None:
     name = login.user_name
     user = app.registry.learn_user(database, name, decode_text(password))
     client.user_state = user
-    app.limits.admit_client(client, database, user, login.rights == "admin")
+    app.limits.admit_client(client, database, user, login.is_admin)
     if not database.config.user:
         client.pool = app.registry.pool(database, name, user)
     elif client.pool is None:

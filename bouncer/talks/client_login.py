@@ -18,8 +18,9 @@ from typing import Any
 
 from bouncer import log
 from bouncer.errors import Disconnect, cut
-from bouncer.talks.authenticate import authenticate
-from bouncer.talks.login_packets import StartAgain, Talk, next_packet, start_tls
+from bouncer.relay.talk import READ
+from bouncer.talks.authenticate import exchange_for
+from bouncer.talks.login_packets import StartAgain, Talk, sort_out, start_tls
 from bouncer.talks.startup import LOGICAL, PHYSICAL, read_startup
 from bouncer.wire.messages import (
     AUTHENTICATION_OK,
@@ -27,6 +28,7 @@ from bouncer.wire.messages import (
     READY_IDLE,
     REQUEST_CANCEL,
     REQUEST_STARTUP_2,
+    REQUEST_STARTUP_3,
     backend_key_data,
     encode_text,
     notice_response,
@@ -44,6 +46,8 @@ CANCEL_KEY = 8
 TLS_DEMANDED = ("require", "verify-ca", "verify-full")
 # auth_type values that leave the user's existence to somebody else.
 OUTSIDE = {"pam": "PAM", "ldap": "LDAP"}
+# auth_type values for which auth_file does not say who may come in.
+ASK_ELSEWHERE = ("any", *OUTSIDE)
 _REPLICATION = {0: "no", LOGICAL: "database", PHYSICAL: "yes"}
 
 
@@ -59,14 +63,26 @@ class CancelAsked:
 class Login:
     """What is known of a login while it lasts."""
 
-    __slots__ = ("console", "database", "database_name", "rights", "user_name")
+    __slots__ = (
+        "console",
+        "database",
+        "database_name",
+        "is_admin",
+        "rights",
+        "user",
+        "user_name",
+    )
 
     def __init__(self, user_name: str, database_name: str) -> None:
         self.user_name = user_name
         self.database_name = database_name
+        #: DatabaseState, or None when there is no such database.
         self.database: Any = None
+        #: UserState, or None for nobody whom we know.
+        self.user: Any = None
         self.console: Any = None
         self.rights: str | None = None
+        self.is_admin = False
 
 
 def client_login(client: Any, app: Any) -> Talk:
@@ -74,31 +90,54 @@ def client_login(client: Any, app: Any) -> Talk:
     client.talk_limit = LONGEST_LOGIN_MESSAGE
     if client.first_byte_is_tls:
         yield from start_tls(client, app)
-    code, body = yield from next_packet(client, app)
-    if code == FE_PASSWORD:
-        raise Disconnect("client password pkt before startup packet")
+    code, body = yield READ
     while True:
-        if body.startswith(_CANCEL):
-            if len(body) != 4 + CANCEL_KEY:
-                raise Disconnect("bad cancel request", notify=False)
-            return CancelAsked(body[4:])
-        try:
-            outcome = yield from log_in(client, app, body)
-            return outcome
-        except StartAgain as packet:
-            body = packet.body
+        if code or not body.startswith(_STARTUP_3):
+            code, body = yield from sort_out(client, app, code, body)
+            if code == FE_PASSWORD:
+                raise Disconnect("client password pkt before startup packet")
+            if body.startswith(_CANCEL):
+                return cancel_asked(body)
+        login = begin(client, app, body)
+        if login.console is not None and is_own_user(client, login.user_name):
+            return welcome_own_user(client, app, login)
+        admit(client, app, login)
+        if login.user is None:
+            yield from find_user(client, app, login)
+        choose_pool(client, app, login)
+        exchange = exchange_for(client, app, login)
+        if exchange is not None:
+            try:
+                yield from exchange
+            except StartAgain as packet:
+                code, body = 0, packet.body
+                continue
+        check_way_in(client, app, login)
+        if login.console is None:
+            waiter = client.pool.welcome_waiter(client)
+            if waiter is not None:
+                yield waiter
+        return welcome(client, app, login)
 
 
 _CANCEL = _INT32.pack(REQUEST_CANCEL)
+_STARTUP_3 = _INT32.pack(REQUEST_STARTUP_3)[:2]
 
 
-# The login
+def cancel_asked(body: bytes) -> CancelAsked:
+    """Take a CancelRequest apart."""
+    if len(body) != 4 + CANCEL_KEY:
+        raise Disconnect("bad cancel request", notify=False)
+    return CancelAsked(body[4:])
 
 
-def log_in(client: Any, app: Any, body: bytes) -> Talk:
-    """Everything from the startup packet to the welcome."""
+# Before the user is known
+
+
+def begin(client: Any, app: Any, body: bytes) -> Login:
+    """Read the startup packet and find the database."""
     settings = app.settings
-    if _INT32.unpack_from(body)[0] == REQUEST_STARTUP_2:
+    if body.startswith(_STARTUP_2):
         raise Disconnect("old V2 protocol not supported")
     if (
         settings.client_tls_sslmode in TLS_DEMANDED
@@ -113,48 +152,38 @@ def log_in(client: Any, app: Any, body: bytes) -> Talk:
     app.limits.admit_socket(client, start.database)
     if start.negotiation:
         client.write(start.negotiation)
-
     login = Login(start.user, start.database)
     login.console = app.consoles.get(start.database)
-    login.database = database = app.registry.find_database(start.database, client)
-    if login.console is not None and is_own_user(client, start.user):
-        return welcome_own_user(client, app, login)
-    refuse_long_user(client, settings, login)
+    login.database = app.registry.find_database(start.database, client)
+    return login
+
+
+_STARTUP_2 = _INT32.pack(REQUEST_STARTUP_2)
+
+
+def admit(client: Any, app: Any, login: Login) -> None:
+    """Count the client against the limits, and look the user up in auth_file."""
+    name = login.user_name
+    # Four bytes at most per character.
+    if len(name) * 4 > LONGEST_USER and len(encode_text(name)) > LONGEST_USER:
+        after = ""
+        if app.settings.log_connections:
+            after = f"login failed: db={login.database_name} user={name}"
+        raise Disconnect("username too long", log_after=after)
     if login.console is not None:
-        login.rights = login.console.rights(start.user, client)
+        login.rights = login.console.rights(name, client)
+        login.is_admin = login.rights == "admin"
+    user = app.registry.users.get(name)
+    if user is not None and not user.in_auth_file:
+        user = None
+    app.limits.admit_client(client, login.database, user, login.is_admin)
+    auth_type = app.settings.auth_type
+    if user is not None and auth_type not in ASK_ELSEWHERE:
+        client.user = name
+        client.user_state = login.user = user
 
-    user = app.registry.users.get(start.user)
-    known = user is not None and user.in_auth_file
-    is_admin = login.rights == "admin"
-    app.limits.admit_client(client, database, user if known else None, is_admin)
-    user = yield from find_user(client, app, login, user if known else None, is_admin)
 
-    client.database = database
-    if user is not None:
-        choose_pool(client, app, database, user)
-    if settings.log_connections:
-        log_attempt(client, login)
-    exists = user is not None or settings.auth_type in OUTSIDE
-    if login.console is not None and login.rights is None and exists:
-        raise Disconnect("not allowed")
-    yield from authenticate(client, app, login, user)
-    if database is None:
-        refuse_unknown_database(client, settings, login)
-    if login.console is None:
-        if database.disabled:
-            raise Disconnect(f'database "{database.name}" is disabled')
-        if app.shutdown_mode is not None:
-            raise Disconnect("pooler is shutting down")
-        pool: Any = client.pool
-        waiter = pool.welcome_waiter(client)
-        if waiter is not None:
-            yield waiter
-        send_welcome(client, app, b"")
-        return None
-    if login.rights is None:
-        raise Disconnect("not allowed")
-    send_welcome(client, app, login.console.welcome())
-    return login.console.converse(client, login.rights, False)
+# Who it is
 
 
 def is_own_user(client: Any, user_name: str) -> bool:
@@ -169,33 +198,22 @@ def welcome_own_user(client: Any, app: Any, login: Login) -> Any:
     client.user = login.user_name
     if app.settings.log_connections:
         log.info(f"{client.prefix} pgbouncer access from unix socket")
-    user = app.registry.user(login.user_name)
+    login.user = app.registry.user(login.user_name)
+    login.rights = "admin"
     # He is nobody's client: the database counts him, his name does not.
     app.limits.admit_client(client, login.database, None, True)
-    client.database = login.database
-    choose_pool(client, app, login.database, user)
-    if app.settings.log_connections:
-        log_attempt(client, login)
+    choose_pool(client, app, login)
     send_welcome(client, app, login.console.welcome())
     return login.console.converse(client, "admin", True)
 
 
-def refuse_long_user(client: Any, settings: Any, login: Login) -> None:
-    """A name of 128 bytes or more is nobody's."""
-    name = login.user_name
-    if len(name) * 4 <= LONGEST_USER or len(encode_text(name)) <= LONGEST_USER:
-        return
-    after = ""
-    if settings.log_connections:
-        after = f"login failed: db={login.database_name} user={name}"
-    raise Disconnect("username too long", log_after=after)
+def find_user(client: Any, app: Any, login: Login) -> Talk:
+    """Find a user whom auth_file does not have, or does not decide about.
 
-
-def find_user(client: Any, app: Any, login: Login, known: Any, is_admin: bool) -> Talk:
-    """Find who logs in; None is nobody whom we know.
-
-    Then the login goes on to fail (mock authentication), unless PAM or LDAP knows.
+    `login.user` stays None for nobody whom we know: then the login goes on to fail
+    (mock authentication), unless PAM or LDAP knows.
     """
+    name = login.user_name
     auth_type = app.settings.auth_type
     database = login.database
     if auth_type == "any":
@@ -203,37 +221,29 @@ def find_user(client: Any, app: Any, login: Login, known: Any, is_admin: bool) -
         if not forced:
             log.error(f"{client.prefix} auth_type=any requires forced user")
             raise Disconnect("bouncer config error")
-        user = app.registry.user(forced)
-        client.user = login.user_name = forced
-        client.user_state = user
-        return user
-    outside = OUTSIDE.get(auth_type)
-    if outside is not None:
+        login.user = app.registry.user(forced)
+        login.user_name = forced
+    elif auth_type in OUTSIDE:
         if database is not None and database.config.auth_user:
             log.error(
-                f"{client.prefix} {outside} can't be used together with "
+                f"{client.prefix} {OUTSIDE[auth_type]} can't be used together with "
                 "database authentication"
             )
             raise Disconnect("bouncer config error")
-        client.user = login.user_name
-        client.user_state = known
-        return known
-    if known is None and database is not None:
-        if database.config.auth_user or app.settings.auth_user:
-            found = yield from look_up(client, app, login, is_admin)
-            return found
-    if known is None:
-        if login.user_name in app.registry.users:
-            client.user = login.user_name
-        log.info(f"{client.prefix} no such user: {login.user_name}")
-        client.user = login.user_name
-        return None
+        user = app.registry.users.get(name)
+        if user is not None and user.in_auth_file:
+            login.user = user
+    elif database is not None and (database.config.auth_user or app.settings.auth_user):
+        yield from look_up(client, app, login)
+    else:
+        if name in app.registry.users:
+            client.user = name
+        log.info(f"{client.prefix} no such user: {name}")
     client.user = login.user_name
-    client.user_state = known
-    return known
+    client.user_state = login.user
 
 
-def look_up(client: Any, app: Any, login: Login, is_admin: bool) -> Talk:
+def look_up(client: Any, app: Any, login: Login) -> Talk:
     """Ask auth_query for the user; it must exist."""
     row = yield app.auth_query(client, login.database, login.user_name)
     if row is None:
@@ -242,33 +252,33 @@ def look_up(client: Any, app: Any, login: Login, is_admin: bool) -> Talk:
         raise Disconnect("no such user")
     name, secret = row
     # A NULL secret matches nothing, like an empty one.
-    user = app.registry.learn_user(login.database, name, secret or "")
-    app.limits.admit_client(client, login.database, user, is_admin)
-    client.user = login.user_name = name
-    client.user_state = user
+    login.user = app.registry.learn_user(login.database, name, secret or "")
+    login.user_name = name
     if login.console is not None:
         login.rights = login.console.rights(name, client)
-    return user
+        login.is_admin = login.rights == "admin"
+    app.limits.admit_client(client, login.database, login.user, login.is_admin)
 
 
-def choose_pool(client: Any, app: Any, database: Any, user: Any) -> None:
+def choose_pool(client: Any, app: Any, login: Login) -> None:
     """The pool is that of the forced user, or of who logs in."""
-    if database is None:
-        return
-    forced = database.config.user
-    if forced:
-        client.pool = app.registry.pool(database, forced, app.registry.user(forced))
-    else:
+    user = login.user
+    client.database = database = login.database
+    if database is not None and user is not None:
+        forced = database.config.user
+        if forced:
+            user = app.registry.user(forced)
         client.pool = app.registry.pool(database, user.name, user)
-
-
-def log_attempt(client: Any, login: Login) -> None:
-    """Say who wants to come in; it does not say yet that somebody did."""
-    log.info(
-        f"{client.prefix} login attempt: db={shown_database(login)} "
-        f"user={login.user_name} tls={client.tls_info or 'no'} "
-        f"replication={_REPLICATION[client.replication]}"
-    )
+    if app.settings.log_connections:
+        log.info(
+            f"{client.prefix} login attempt: db={shown_database(login)} "
+            f"user={login.user_name} tls={client.tls_info or 'no'} "
+            f"replication={_REPLICATION[client.replication]}"
+        )
+    if login.console is not None and login.rights is None:
+        # Nobody's existence is told; PAM and LDAP have everybody's.
+        if login.user is not None or app.settings.auth_type in OUTSIDE:
+            raise Disconnect("not allowed")
 
 
 def shown_database(login: Login) -> str:
@@ -276,12 +286,33 @@ def shown_database(login: Login) -> str:
     return cut(login.database_name, LONGEST_DATABASE)
 
 
-def refuse_unknown_database(client: Any, settings: Any, login: Login) -> None:
-    """Only who has proved who he is learns that there is no such database."""
-    name = shown_database(login)
-    if settings.log_connections:
-        log.info(f"{client.prefix} login failed: db={name} user={login.user_name}")
-    raise Disconnect(f"no such database: {name}")
+# Let in
+
+
+def check_way_in(client: Any, app: Any, login: Login) -> None:
+    """What only somebody who has proved who he is may know."""
+    database = login.database
+    if database is None:
+        name = shown_database(login)
+        if app.settings.log_connections:
+            log.info(f"{client.prefix} login failed: db={name} user={login.user_name}")
+        raise Disconnect(f"no such database: {name}")
+    if login.console is not None:
+        if login.rights is None:
+            raise Disconnect("not allowed")
+    elif database.disabled:
+        raise Disconnect(f'database "{database.name}" is disabled')
+    elif app.shutdown_mode is not None:
+        raise Disconnect("pooler is shutting down")
+
+
+def welcome(client: Any, app: Any, login: Login) -> Any:
+    """Send the welcome; gives the console's talk where there is one."""
+    if login.console is None:
+        send_welcome(client, app, b"")
+        return None
+    send_welcome(client, app, login.console.welcome())
+    return login.console.converse(client, login.rights, False)
 
 
 def send_welcome(client: Any, app: Any, fixed: bytes) -> None:

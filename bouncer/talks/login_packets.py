@@ -37,10 +37,12 @@ class StartAgain(Exception):
         self.body = body
 
 
-def next_packet(client: Any, app: Any) -> Talk:
-    """Wait for a startup packet, a cancel request or a password message."""
+def sort_out(client: Any, app: Any, code: int, body: bytes) -> Talk:
+    """Answer requests until a startup packet, a cancel request or a password comes.
+
+    *code* and *body* are the packet that was just read.
+    """
     while True:
-        code, body = yield READ
         if code == FE_PASSWORD:
             return code, body
         if code:
@@ -62,13 +64,16 @@ def next_packet(client: Any, app: Any) -> Talk:
         else:
             shown = (_INT32.pack(len(body) + 4) + body[:4]).hex()
             raise Disconnect(f"bad packet header: '{shown}'")
+        code, body = yield READ
 
 
 def read_password(client: Any, app: Any) -> Talk:
     """Wait for a password message; gives its body."""
-    code, body = yield from next_packet(client, app)
+    code, body = yield READ
     if code != FE_PASSWORD:
-        raise StartAgain(body)
+        code, body = yield from sort_out(client, app, code, body)
+        if code != FE_PASSWORD:
+            raise StartAgain(body)
     return body
 
 

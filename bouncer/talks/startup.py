@@ -102,15 +102,14 @@ def read_startup(client: Any, settings: Settings, body: bytes) -> Startup:
         elif name.startswith(b"_pq_."):
             extensions.append(name)
         elif name != b"replication":
-            tracked = rules.tracked.get(name.lower())
+            tracked = rules.tracked.get(name) or rules.tracked.get(name.lower())
             if tracked is not None:
                 given[tracked] = decode_text(value)
             elif name not in rules.ignored:
                 _refuse(client, "unsupported startup parameter", name, value)
-        if log.verbosity:
-            log.debug(
-                f"{client.prefix} got var: {decode_text(name)}={decode_text(value)}"
-            )
+    if log.verbosity:
+        shown = " ".join(f"{decode_text(n)}={decode_text(v)}" for n, v in params)
+        log.debug(f"{client.prefix} got var: {shown}")
     if not terminated:
         raise Disconnect(_NO_TERMINATOR)
     if not user:

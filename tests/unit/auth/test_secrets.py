@@ -1,13 +1,24 @@
 """The form of a secret decides what it is."""
 
 import ast
+import hmac
 from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bouncer.auth import secrets
-from bouncer.auth.secrets import MD5, PLAIN, SCRAM, kind_of, parse_scram, same
+from bouncer.auth.secrets import (
+    MD5,
+    PLAIN,
+    SCRAM,
+    Signer,
+    kind_of,
+    parse_scram,
+    same,
+)
 
 KEY = b64encode(bytes(range(32))).decode()
 SALT = b64encode(b"0123456789abcdef").decode()
@@ -54,6 +65,13 @@ def test_parse_scram_gives_the_parts() -> None:
     assert found.salt == b"0123456789abcdef"
     assert found.stored_key == found.server_key == bytes(range(32))
     assert found.tail == b",s=" + SALT.encode() + b",i=4096"
+
+
+@given(st.binary(max_size=64), st.binary(max_size=300))
+def test_signer_is_hmac_sha_256(key: bytes, data: bytes) -> None:
+    signer = Signer(key)
+    assert signer.sign(data) == hmac.digest(key, data, "sha256")
+    assert signer.sign(b"") == hmac.digest(key, b"", "sha256")
 
 
 def test_same_compares_whole_secrets() -> None:
