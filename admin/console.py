@@ -432,6 +432,7 @@ class Session:
                     packets = text_rows([(*row, state)], width + 1)
                 data = b"".join(packets)
                 yield from send_with_descriptor(connection, data, row.fd)
+            self.app.commands.handed_over = True
         finally:
             connection.close()
 

@@ -77,6 +77,8 @@ class Bouncer:
         self.proxy: Any = None
         self.on_settings: Any = None  # called with settings that have changed
         self.service: Any = None
+        # Called when a successor has our sockets and we stay for a while.
+        self.stepped_aside: Callable[[], None] | None = None
         self.listeners: Any = Listeners()
         self.acceptors: dict[Listener, Acceptor] = {}
         self.logging_in: dict[Any, None] = {}

@@ -191,6 +191,7 @@ class Program:
         log.attach(self.loop.call_soon)
         self.loop.set_exception_handler(log_unexpected)
         self.app.service = self.service
+        self.app.stepped_aside = self.step_aside
         self.app.attach(self.loop)
         databases = self.configuration.databases.values()
         process.log_descriptor_limit(
@@ -226,6 +227,7 @@ class Program:
         if self.adoption is not None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, give_up_takeover)
+            self.service.main_process()
             self.adoption.finish(settings)
             inherited = self.adoption.listeners
             self.listeners = Listeners.open(settings, inherited)
@@ -243,6 +245,14 @@ class Program:
             self.service.alive()
             self.loop.call_later(period, self.keep_watchdog)
 
+    def step_aside(self) -> None:
+        """Make room for the process that has taken our sockets over."""
+        self.front.close()
+        self.listeners.close_all()
+        if self.pidfile:
+            process.remove_pidfile(self.pidfile)
+            self.pidfile = ""
+
     def end(self, code: int) -> NoReturn:
         """Leave nothing behind, and go.
 
@@ -250,10 +260,7 @@ class Program:
         must not hold the process.
         """
         log.detach()
-        self.front.close()
-        self.listeners.close_all()
-        if self.pidfile:
-            process.remove_pidfile(self.pidfile)
+        self.step_aside()
         sys.stdout.flush()
         os._exit(code)
 
@@ -300,7 +307,7 @@ class Program:
         """Shut down as *mode* says, or at once if that is under way already."""
         if self.app.shutdown_mode is not None:
             log.info(f"got {name} while shutting down, fast exit")
-            self.app.shutdown("immediate")
+            self.app.exit()
             return
         log.info(f"got {name}, shutting down, {text}")
         self.service.stopping()
@@ -312,7 +319,7 @@ class Program:
     def quit(self) -> None:
         """SIGQUIT: go at once."""
         log.info("got SIGQUIT, fast exit")
-        self.app.shutdown("immediate")
+        self.app.exit()
 
     def pause(self) -> None:
         """SIGUSR1: PAUSE."""

@@ -12,8 +12,12 @@ from typing import Any
 from bouncer import log
 from bouncer.errors import CommandError
 from bouncer.pool.registry import CONSOLE, DatabaseState
+from bouncer.succession import step_aside
 
 SUSPEND_TICK = 0.05  # seconds between two looks while sockets are flushed
+# Seconds for which a suspend lets clients finish what they do on a TLS server.
+TLS_PATIENCE = 1.0
+SESSION = 0  # pool.pxd, Mode
 
 
 class Commands:
@@ -24,6 +28,7 @@ class Commands:
         self.owed: list[tuple[Any, str, DatabaseState | None]] = []
         self.suspend_done = False
         self.suspend_began = 0
+        self.handed_over = False  # SHOW FDS has given all descriptors away
 
     def pools(self, database: DatabaseState | None = None) -> list[Any]:
         """The pools that a command is about; never the console's."""
@@ -121,7 +126,7 @@ class Commands:
     def suspend(self, owed: Any) -> bool:
         """Stop reading everywhere once what is buffered has gone out."""
         self.app.global_mode = "suspend"
-        self.suspend_done = False
+        self.suspend_done = self.handed_over = False
         self.suspend_began = self.app.poller.tick()
         self.app.listeners.suspend()
         if owed is not None:
@@ -140,10 +145,10 @@ class Commands:
         from then on they are not read. Last come those in the middle of something.
         """
         app = self.app
+        now = app.poller.tick()
         timeout = app.settings.suspend_timeout
-        late = timeout and (
-            app.poller.tick() - self.suspend_began > timeout * 1_000_000
-        )
+        late = bool(timeout and now - self.suspend_began > timeout * 1_000_000)
+        patient = now - self.suspend_began < TLS_PATIENCE * 1_000_000
         # A login that has begun must end: it is not known how far it is.
         busy = [
             one
@@ -152,7 +157,7 @@ class Commands:
         ]
         for pool in self.pools():
             pool.draining = True
-            busy += self.pool_at_rest(pool, late)
+            busy += self.pool_at_rest(pool, late, patient)
         if late:
             for stream in busy:
                 if not stream.closed:
@@ -164,10 +169,11 @@ class Commands:
         else:
             self.block()
 
-    def pool_at_rest(self, pool: Any, late: bool) -> list[Any]:
+    def pool_at_rest(self, pool: Any, late: bool, patient: bool) -> list[Any]:
         """Quiet what can be quiet; return what cannot yet.
 
-        TLS connections are never handed over: they only have to keep still.
+        TLS connections are never handed over: they only have to keep still. A plain
+        client on a TLS server can be, as soon as it has given that back.
         """
         if late:
             for stream in (*pool.waiting, *pool.login):
@@ -181,6 +187,15 @@ class Commands:
                 )
         for client in pool.clients:
             if waited_for and client.server is not None:
+                continue
+            if (
+                patient
+                and pool.mode != SESSION
+                and client.tls_object is None
+                and client.server is not None
+                and client.server.tls_object is not None
+            ):
+                busy.append(client)
                 continue
             if not client.quiesce() and client.tls_object is None:
                 busy.append(client)
@@ -290,7 +305,11 @@ class Commands:
     def shutdown(self, mode: str) -> None:
         app = self.app
         if mode == "immediate":
-            app.exit(0)
+            if app.global_mode == "suspend" and self.handed_over:
+                # Not now: it is a console that asks, and it is closed, too.
+                app.poller.put_off(self.succeeded)
+            else:
+                app.exit(0)
             return
         app.shutdown_mode = mode
         app.listeners.close_tcp()
@@ -299,6 +318,21 @@ class Commands:
             self.block()
             self.close_unused()
         app.poller.put_off(self.shutdown_progress)
+
+    def succeeded(self) -> None:
+        """A successor has our sockets: serve what could not be handed over, if any."""
+        app = self.app
+        kept = step_aside(app)
+        if app.stepped_aside is not None:
+            app.stepped_aside()
+        if not kept:
+            app.exit(0)
+            return
+        app.shutdown_mode = "wait_for_clients"
+        app.global_mode = "none"
+        self.handed_over = False
+        self.unsuspend()
+        self.block()
 
     def shutdown_progress(self) -> None:
         """Exit when nothing is left of what we wait for."""

@@ -31,6 +31,10 @@ class Service:
         """Say that the start, or a reload, is over."""
         self.notify("READY=1")
 
+    def main_process(self) -> None:
+        """Say that this process takes the place of the one that systemd started."""
+        self.notify(f"MAINPID={os.getpid()}")
+
     def reloading(self) -> None:
         """Say that a reload begins; systemd wants to know when (notify-reload)."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

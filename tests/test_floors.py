@@ -44,6 +44,7 @@ FLOORS = {
     "bouncer.service": 4,
     "bouncer.probe": 4,
     "bouncer.stats": 4,
+    "bouncer.succession": 4,
     "admin": 5,
     "ha": 5,
     "bouncer.cli": 6,

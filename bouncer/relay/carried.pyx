@@ -17,6 +17,7 @@ from bouncer.relay.server cimport Server
 from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, statement_for)
 from bouncer.relay.statements import number_from
+from bouncer.relay.stream cimport Stream
 
 
 cdef str text_of(bytes raw):
@@ -153,3 +154,29 @@ def owes_unknown(Server server not None):
     answer came that nobody counted.
     """
     server.unsure = True
+
+
+def let_go(Stream stream not None):
+    """Close our copy of a descriptor that another process has; say nothing to anybody."""
+    cdef Client client
+    cdef Server server
+    if stream.closed:
+        return
+    if stream.home is not None:
+        stream.home.drop(stream)
+    if isinstance(stream, Client):
+        client = <Client>stream
+        if client.server is not None:
+            client.server.client = None
+            client.server = None
+        client.shut()
+        if client.names is not None:
+            client.names.clear()
+        client.app.client_gone(client)
+    else:
+        server = <Server>stream
+        if server.client is not None:
+            server.client.server = None
+            server.client = None
+        server.shut()
+        server.app.server_gone(server, "")

@@ -207,3 +207,134 @@ def test_takeover_under_load_loses_and_doubles_nothing(
     with second.connect() as connection:
         assert connection.execute("select 1").fetchone() == (1,)
     assert (first.directory / "pid").read_text() == f"{second.pid}\n"
+
+
+def test_takeover_keeps_cancel_keys_transactions_and_parameters(
+    lab: Ground,
+    postgres: Postgres,
+    pooler: Any,
+    successor: Callable[..., Successor],
+) -> None:
+    """What a client has been told before is true after."""
+    first = pooler(SETTINGS, may_end=True, run=False)
+    first.log_file = first.directory / "old.log"
+    first.run()
+    second = successor(first, lab.command)
+    first.users["u_scram"] = ""
+    with (
+        first.connect(application_name="before") as client,
+        first.connect() as busy,
+    ):
+        client.execute("set statement_timeout to 0")
+        client.prepare_threshold = 0
+        client.execute("select %s::int", (1,))
+        client.execute("begin")
+        client.execute("set local work_mem to '77MB'")
+        query = threading.Thread(target=busy.execute, args=("select pg_sleep(1)",))
+        query.start()
+        second.take_over()
+        assert client.execute("show work_mem").fetchone() == ("77MB",)
+        assert client.execute("select %s::int", (1,)).fetchone() == (1,)
+        client.execute("commit")
+        shown = client.execute("show application_name").fetchone()
+        assert shown == ("before",)
+        query.join(10)
+        assert not query.is_alive()
+        assert busy.execute("select 2").fetchone() == (2,)
+        canceled: list[type] = []
+
+        def long() -> None:
+            try:
+                busy.execute("select pg_sleep(30)")
+            except psycopg.Error as err:
+                canceled.append(type(err))
+
+        query = threading.Thread(target=long)
+        query.start()
+        second.wait_for_pool(lambda row: row["cl_active"] >= 1)
+        assert wait_for(
+            lambda: postgres.rows(
+                "select 1 as one from pg_stat_activity where state = 'active'"
+                " and query like '%pg_sleep(30)%' and pid <> pg_backend_pid()"
+            ),
+            10,
+        )
+        busy.cancel()
+        query.join(10)
+        assert canceled == [psycopg.errors.QueryCanceled]
+
+
+def test_takeover_that_cannot_serve_a_client_leaves_everything_as_it_was(
+    lab: Ground, postgres: Postgres, pooler: Any, successor: Callable[..., Successor]
+) -> None:
+    """The new configuration lacks a database that is in use: nothing is taken."""
+    first = pooler(SETTINGS)
+    second = successor(first, lab.command)
+    path = first.directory / "new.ini"
+    path.write_text(path.read_text().replace("p1 = ", "other = "))
+    with first.connect("p1") as client:
+        second.start("-R", "new.ini")
+        assert second.wait_for_exit(10) == 1
+        assert "FATAL takeover: no such database" in second.text()
+        assert client.execute("select 1").fetchone() == (1,)
+    first.wait_for_log("admin disappeared when suspended, doing RESUME")
+
+
+@pytest.mark.parametrize("new", [OURS, DEBIAN, ORACLE], ids=name_of)
+def test_takeover_leaves_tls_clients_with_the_old_process_until_they_go(
+    new: str,
+    lab: Ground,
+    postgres: Postgres,
+    pooler: Any,
+    successor: Callable[..., Successor],
+) -> None:
+    settings = SETTINGS | {
+        "client_tls_sslmode": "allow",
+        "client_tls_key_file": "{certs}/pg.key",
+        "client_tls_cert_file": "{certs}/pg.crt",
+    }
+    first = pooler(settings, may_end=True, run=False)
+    first.log_file = first.directory / "old.log"
+    first.run()
+    second = successor(first, command_of(new, lab))
+    with first.connect(sslmode="require") as secret:
+        assert secret.pgconn.ssl_in_use
+        with first.connect(sslmode="disable") as plain:
+            secret.execute("begin")
+            secret.execute("set local work_mem to '66MB'")
+            plain.execute("select 1")
+            second.take_over()
+            assert plain.execute("select 2").fetchone() == (2,)
+            assert secret.execute("show work_mem").fetchone() == ("66MB",)
+            secret.execute("commit")
+            for _ in range(5):
+                assert secret.execute("select 3").fetchone() == (3,)
+            assert first.exit_status() is None
+            first.wait_for_log("1 clients over TLS stay here until they leave")
+            assert (first.directory / "pid").read_text() == f"{second.pid}\n"
+    assert first.wait_for_exit(10) == 0
+    first.wait_for_log("client connections dropped, exiting")
+    with second.connect() as client:
+        assert client.execute("select 4").fetchone() == (4,)
+
+
+def test_takeover_with_tls_to_the_server_waits_for_transactions(
+    lab: Ground,
+    postgres: Postgres,
+    pooler: Any,
+    successor: Callable[..., Successor],
+) -> None:
+    """A plain client in a short transaction on a TLS server is handed over after it."""
+    settings = SETTINGS | {"server_tls_sslmode": "prefer"}
+    first = pooler(settings, may_end=True, run=False)
+    first.log_file = first.directory / "old.log"
+    first.run()
+    if not first.wait_for_pool or postgres.rows("show ssl")[0]["ssl"] != "on":
+        pytest.skip("the server has no TLS")
+    second = successor(first, lab.command)
+    ledger = Ledger(first, postgres, prepared=True)
+    assert ledger.progress(), ledger.errors
+    second.take_over()
+    assert ledger.progress(), ledger.errors
+    ledger.finish()
+    assert first.wait_for_exit(10) == 0
