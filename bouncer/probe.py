@@ -50,7 +50,10 @@ class Probes:
         for pool in database.pools.values():
             return pool
         user = (
-            database.config.user or database.config.auth_user or settings.auth_user
+            database.config.user
+            or settings.health_user
+            or database.config.auth_user
+            or settings.auth_user
         )
         if not user:
             raise LookupError(name)

@@ -253,6 +253,7 @@ ROWS: Final = (
     Param("health_databases", STRING, "", section=OURS),
     Param("health_down_after", TIME, "10", section=OURS),
     Param("health_listen", STRING, "", reload=False, section=OURS),
+    Param("health_user", STRING, "", section=OURS),
     Param(
         "health_wrong_role",
         ENUM,

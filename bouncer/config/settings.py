@@ -126,6 +126,7 @@ class Settings:
     health_databases: str
     health_down_after: float
     health_listen: str
+    health_user: str
     health_wrong_role: str
     log_format: str
     parallel_logins: int
