@@ -129,6 +129,7 @@ class Inventory:
     proxy_protocol: bool = True
     agent: bool = True
     lag: str = "16MB"
+    health_user: str = ""
     poolers: tuple[Pooler, ...] = ()
     central: tuple[Pooler, ...] = ()
     nodes: tuple[Node, ...] = ()

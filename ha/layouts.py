@@ -26,6 +26,7 @@ from ha.parts import (
     pooler_listen,
     pooler_servers,
     postgres_listens,
+    role_can_be_asked,
     role_database,
     same_databases,
 )
@@ -196,6 +197,8 @@ def role_listens(
     """A port for writes and one for reads, by the role of each pooler's server."""
     ports = inventory.ports
     ours = inventory.ours
+    if ours:
+        role_can_be_asked(inventory, source)
     first = [pooler for pooler in poolers if local(pooler)]
     last = [pooler for pooler in poolers if not local(pooler)]
     servers = [

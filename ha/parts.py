@@ -152,6 +152,22 @@ def role_database(source: Source) -> str:
     return source.databases[0]
 
 
+def role_can_be_asked(inventory: Inventory, source: Source) -> None:
+    """A layout by roles needs them before the first client: who asks?"""
+    settings = source.settings
+    asked = values(source.of("databases")[role_database(source)])
+    if not (
+        inventory.health_user
+        or settings.health_user
+        or settings.auth_user
+        or {"user", "auth_user"} & set(asked)
+    ):
+        raise InventoryError(
+            "this layout goes by the role of each pooler's server, and there is nobody "
+            "to ask it as: set health_user to a user of auth_file"
+        )
+
+
 def idle_limit(source: Source) -> int:
     """Seconds for `timeout client` and `timeout server`: above every timer inside."""
     settings = source.settings
@@ -270,6 +286,14 @@ def own_section(
                 "agent_listen",
                 f"{pooler.address}:{pooler.agent_port}",
                 "tells HAProxy weight, drain and maxconn",
+            )
+        )
+    if inventory.health_user:
+        changes.append(
+            Item(
+                "health_user",
+                inventory.health_user,
+                "asks a database before its first client does",
             )
         )
     if inventory.proxy_protocol and trusted:

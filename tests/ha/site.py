@@ -141,6 +141,7 @@ class Site:
         raw: dict[str, Any] = {
             "name": "site",
             "flavour": flavour,
+            "health_user": "app",
             "paths": {
                 "haproxy_run": f"{HOST_DIRECTORY}/run",
                 "haproxy_lib": f"{HOST_DIRECTORY}/lib",
@@ -214,6 +215,11 @@ class Site:
         text = file.text.replace(HOST_DIRECTORY, str(self.directory(file.host)))
         text = text.replace("127.0.0.1", address).replace("127.0.0.9", "127.0.0.1")
         text = re.sub(r"^(    bind )\*:", rf"\g<1>{address}:", text, flags=re.M)
+        # Loopback would make everybody 127.0.0.1; the poolers trust the balancers.
+        # PostgreSQL trusts 127.0.0.1 alone.
+        if file.host in {one.name for one in self.inventory.balancers}:
+            source = f"    mode tcp\n    source {address}\n"
+            text = text.replace("    mode tcp\n", source, 1)
         return re.sub(
             r"^listen_addr = \*$", f"listen_addr = {address}", text, flags=re.M
         )

@@ -25,6 +25,7 @@ from tests.ha.balancer import INSTALL, accepts
 
 INVENTORY = """\
 name = "orders"
+health_user = "monitor"
 
 [[balancers]]
 name = "lb1"
@@ -420,6 +421,7 @@ def test_command_writes_a_tree_and_says_what_changed(tmp_path, capsys):
         ("farm", 'name = "orders"', 'name = "o"\nflavour = "x"', "write pybouncer or"),
         ("regions", 'zone = "a"', 'zone = "c"', "no pooler in zone"),
         ("regions", "x", "x", "has no [vip]"),
+        ("db-hosts", 'health_user = "monitor"\n', "", "is on no node"),
     ],
 )
 def test_inventory_mistakes_are_named(layout, old, new, text, tmp_path, capsys):
@@ -442,6 +444,14 @@ def test_layouts_say_what_they_need(tmp_path, source):
                 render(name, bare, source)
     with pytest.raises(InventoryError, match="needs"):
         render("vip", inventory_for("farm", tmp_path), source)
+
+
+def test_layouts_by_role_need_somebody_to_ask_as(tmp_path, source):
+    for layout in ("db-hosts", "regions"):
+        with pytest.raises(InventoryError, match="set health_user"):
+            rendered(layout, tmp_path, source, health_user="")
+        # The original is asked by other means.
+        assert rendered(layout, tmp_path, source, health_user="", flavour="pgbouncer")
 
 
 def test_source_that_does_not_load_renders_nothing(tmp_path, capsys):
