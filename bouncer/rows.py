@@ -88,6 +88,9 @@ class Rows:
 
     def client_row(self, client: Any, state: str, offset: int) -> SocketRow:
         pool, server = client.pool, client.server
+        if state == "active_cancel_req":
+            carriers = (one for one in pool.active_cancel if one.cancel_for is client)
+            server = next(carriers, None)
         started = client.query_start
         wait = max(self.app.poller.clock() - started, 0) if started else 0
         unix = client.is_unix
@@ -119,7 +122,7 @@ class Rows:
         )
 
     def server_row(self, server: Any, state: str, offset: int) -> SocketRow:
-        pool, client = server.pool, server.client
+        pool, client = server.pool, server.client or server.cancel_for
         unix = server.is_unix
         local = server.local_name() if server.fd >= 0 else ("unix", 0)
         peer = pool.peer is not None

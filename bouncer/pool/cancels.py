@@ -132,7 +132,8 @@ class Cancels:
 
     def finished(self, server: Any) -> None:
         """The other side closed the connection: the request has been taken."""
-        client = server.cancel_for
+        # Taken off first: `connection_gone` would say that it failed.
+        client, server.cancel_for = server.cancel_for, None
         server.disconnect(SENT, False, False)
         if client is not None:
             client.disconnect(SENT, False)

@@ -111,8 +111,6 @@ class Connector:
             self.app.hosts.connect_failed(server.address)
             self.failed(server)
             return
-        if self.app.cancels.use_connection(server):
-            return
         if self.app.settings.log_connections:
             if server.is_unix:
                 log.info(f"{server.prefix} new connection to server")
@@ -122,6 +120,8 @@ class Connector:
                     f"{server.prefix} new connection to server "
                     f"(from {shown(local[0], local[1])})"
                 )
+        if self.app.cancels.use_connection(server):
+            return
         if self.app.settings.proxy_protocol_send and self.app.proxy is not None:
             self.announce(server)
         server.begin_talk(server_login(server, self.app))
