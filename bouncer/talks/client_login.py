@@ -176,10 +176,11 @@ def admit(client: Any, app: Any, login: Login) -> None:
     user = app.registry.users.get(name)
     if user is not None and not user.in_auth_file:
         user = None
+    known = user is not None and app.settings.auth_type not in ASK_ELSEWHERE
+    if known:
+        client.user = name  # the log names him when a limit refuses him
     app.limits.admit_client(client, login.database, user, login.is_admin)
-    auth_type = app.settings.auth_type
-    if user is not None and auth_type not in ASK_ELSEWHERE:
-        client.user = name
+    if known:
         client.user_state = login.user = user
 
 
