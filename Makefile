@@ -35,33 +35,27 @@ $(BIN)/python:
 		echo "$(PYTHON) lacks venv: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# What builds and runs us. Again whenever pyproject.toml changes.
-$(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		'setuptools>=77,<86' 'Cython>=3.1,<3.4' wheel
-	CFLAGS="$($(FLAVOUR)_CFLAGS)" $(BIN)/python -m pip install --quiet \
-		--disable-pip-version-check --no-build-isolation --editable '.[demo]'
-	rm -f $(VENV)/built-*
-	touch $(BUILT) $@
+# What builds and runs us, and what tests us: from pyproject.toml, when it changes.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# What tests us: the packages that the extra `test` names, without building us again.
-$(VENV)/testable: $(VENV)/installed
-	$(BIN)/python -c 'import tomllib; \
-		extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
-		print(*(name for name in extras["test"] if not name.startswith("pybouncer")), \
-			sep="\n")' > $@.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $@.txt
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python tests/support/install.py requirements demo > $@.txt
+	$(PIP_INSTALL) -r $@.txt
+	$(BIN)/python tests/support/install.py scripts
+	touch $@
+
+$(VENV)/testable: pyproject.toml $(VENV)/installed
+	$(BIN)/python tests/support/install.py requirements test > $@.txt
+	$(PIP_INSTALL) -r $@.txt
 	touch $@
 
 # Only what has changed; everything when the flavour has changed.
-$(BUILT): $(SOURCES) | $(VENV)/installed
-	@set -e; if [ ! -e $@ ] || [ -n "$$(find $(SOURCES) -newer $@)" ]; then \
-		echo "compiling ($(FLAVOUR))"; \
-		CFLAGS="$($(FLAVOUR)_CFLAGS)" $(BIN)/python -W ignore \
-			-c 'from setuptools import setup; setup()' --quiet build_ext --inplace \
-			$$([ -e $@ ] || echo --force); \
-		rm -f $(VENV)/built-*; \
-	fi
+$(BUILT): $(SOURCES) pyproject.toml | $(VENV)/installed
+	@echo "compiling ($(FLAVOUR)); the first time this takes a few minutes"
+	@CFLAGS="$($(FLAVOUR)_CFLAGS)" $(BIN)/python -W ignore \
+		-c 'from setuptools import setup; setup()' --quiet build_ext --inplace \
+		$(if $(wildcard $(BUILT)),,--force)
+	@rm -f $(VENV)/built-*
 	@touch $@
 
 demo: build
