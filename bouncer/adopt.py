@@ -57,13 +57,11 @@ def begin(app: Bouncer) -> "Adoption | None":
     settings = app.settings
     log.warning("Online restart is deprecated, use so_reuseport instead")
     path = unix_socket_path(settings)
-    if not path:
-        raise StartError("cannot reboot if unix dir not configured")
-    if path.startswith("@"):
-        raise StartError("cannot reboot with abstract Unix socket")
-    if not somebody_answers(unix_socket_name(path)):
+    if not path or not somebody_answers(unix_socket_name(path)):
         log.info("old process not found, try to continue normally")
         return None
+    if path.startswith("@"):
+        raise StartError("cannot reboot with abstract Unix socket")
     if passed_fds():
         raise StartError("cannot reboot under service manager")
     log.info("takeover_init: launching connection")
