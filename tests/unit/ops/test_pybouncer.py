@@ -1,0 +1,34 @@
+"""The program `pybouncer`: which words are commands, and what becomes of the rest."""
+
+import pytest
+
+from bouncer import __version__
+from bouncer.pybouncer import pybouncer
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pybouncer(["pybouncer", "version"]) == 0
+    said = capsys.readouterr().out
+    assert said == f"pybouncer {__version__} (PgBouncer 1.25.2)\n"
+
+
+def test_without_a_command_it_is_pgbouncer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pybouncer(["pybouncer", "--version"]) == 0
+    assert capsys.readouterr().out.startswith("PgBouncer 1.25.2\n")
+    assert pybouncer(["pybouncer"]) == 1
+    assert capsys.readouterr().err.startswith(
+        "pybouncer: no configuration file specified\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "explain"])
+def test_check_and_explain_are_commands(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pybouncer(["pybouncer", command]) != 0
+    assert f"--{command}" in capsys.readouterr().err
+
+
+def test_ha_has_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pybouncer(["pybouncer", "ha", "--help"]) == 0
+    assert "pybouncer ha" in capsys.readouterr().out
