@@ -36,7 +36,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # What builds and runs us, and what tests us: from pyproject.toml, when it changes.
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python tests/support/install.py requirements demo > $@.txt
