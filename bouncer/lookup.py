@@ -21,6 +21,7 @@ class Lookups:
         self.app = app
         self.keeper = keeper
         self.running: dict[Any, Waiter] = {}  # server -> who waits for its answer
+        self.askers: dict[Any, Any] = {}  # server -> the client that logs in
 
     def begin(self, client: Any, database: DatabaseState, user_name: str) -> Waiter:
         """Look *user_name* up for *client*; the waiter gets (name, secret) or None."""
@@ -36,7 +37,9 @@ class Lookups:
         client.pool = pool
         if not self.keeper.may_wait(pool, client):
             return waiter
-        client.wait_note = lambda server: self.ask(server, query, user_name, waiter)
+        client.wait_note = lambda server: self.ask(
+            server, query, user_name, waiter, client
+        )
         pool.queue(client, WAIT_AUTH)
         app.poller.put_off(lambda: self.keeper.wants_server(pool))
         return waiter
@@ -61,39 +64,45 @@ class Lookups:
             raise Disconnect(CONFIG_ERROR)
         return found
 
-    def ask(self, server: Any, query: str, user_name: str, waiter: Waiter) -> None:
+    def ask(
+        self, server: Any, query: str, user_name: str, waiter: Waiter, client: Any
+    ) -> None:
         """A server is there: run the query on it."""
         self.running[server] = waiter
+        self.askers[server] = client
         waiter.when_given_up = lambda: self.given_up(server)
         server.begin_talk(auth_query(server, query, user_name))
 
     def given_up(self, server: Any) -> None:
         """The client that wanted to know is gone."""
         if self.running.pop(server, None) is not None:
+            self.askers.pop(server, None)
             server.disconnect("client disconnect while server was not ready", True, False)
 
     def answered(self, server: Any, row: Any) -> None:
         """The query is answered: the server goes back, the login goes on."""
         waiter = self.running.pop(server)
+        client = self.askers.pop(server)
         server.relay_phase()
         server.mark_ready()
         if row is None:
-            # As the original does: nothing more is expected of this one.
-            server.disconnect(
-                "client disconnect before everything was sent to the server",
-                True,
-                False,
-            )
+            # As in the original the connection goes with the client it was for.
+            client.ends_with = server
         else:
             server.pool.release_server(server)
         waiter.set(row)
+        if row is None and not server.closed:
+            client.ends_with = None
+            server.pool.release_server(server)
 
     def failed(self, server: Any, problem: Disconnect) -> None:
         waiter = self.running.pop(server)
+        self.askers.pop(server)
         server.disconnect(problem.reason, problem.notify, False)
         waiter.fail(Disconnect(CONFIG_ERROR))
 
     def server_gone(self, server: Any) -> None:
         waiter = self.running.pop(server, None)
+        self.askers.pop(server, None)
         if waiter is not None:
             waiter.fail(Disconnect(CONFIG_ERROR))

@@ -32,7 +32,7 @@ cdef class Client(Stream):
         public Pool pool
         readonly Server server  # linked, else None
         public bint first_byte_is_tls   # TLS is configured and begins at once
-        bint started            # the login talk has begun
+        readonly bint started   # the login talk has begun
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
         public bint notified    # was told that it is queued (query_wait_notify)
@@ -52,6 +52,7 @@ cdef class Client(Stream):
         public object listener  # where it came in
         public object counted_database  # limits: whose client counts include it
         public object counted_user
+        public Server ends_with # closed together with this client, or None
         public int replication  # 0 none, 1 logical, 2 physical
         public str application_name_override
         public str startup_options

@@ -16,7 +16,7 @@ from bouncer.relay.server cimport COPY_FAILED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN
 from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, statement_for)
-from bouncer.relay.stream cimport HIGH_WATER, Stream
+from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
     FE_EXECUTE, FE_FLUSH, FE_FUNCTION_CALL, FE_PARSE, FE_PASSWORD, FE_QUERY,
@@ -65,6 +65,7 @@ cdef class Client(Stream):
         self.fd = fd
         self.app = app
         self.listener = listener
+        self.id = next_id()
         self.specials = True
         self.connected_at = self.received_at = poller.now
 
@@ -612,6 +613,11 @@ cdef class Client(Stream):
             # An error inside a half-sent message would be taken for its rest.
             whole = server.remain == 0 or server.skipping
             self.leave(server)
+        elif self.ends_with is not None:
+            self.ends_with.end(
+                "client disconnect before everything was sent to the server",
+                True, False, "08P01")
+            self.ends_with = None
         if self.pool is not None and self.home is not None:
             self.home.drop(self)
         if notify and reason is not None:

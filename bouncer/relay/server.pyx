@@ -16,7 +16,7 @@ from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t
 from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Statement
-from bouncer.relay.stream cimport Stream
+from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.tracked cimport TrackedParams, changed, merged, tracked_index
 from bouncer.wire.codes cimport (
     BE_AUTHENTICATION, BE_BACKEND_KEY_DATA, BE_BIND_COMPLETE, BE_CLOSE_COMPLETE,
@@ -64,6 +64,7 @@ cdef class Server(Stream):
         self.fd = fd
         self.app = app
         self.pool = pool
+        self.id = next_id()
         self.state = SV_LOGIN
         self.phase = PH_CONNECT
         self.status = STATUS_IDLE

@@ -80,6 +80,9 @@ cdef class Stream:
     cdef int learn_peer(self, const void* raw) except -1
 
 
+cdef uint64_t next_id() noexcept
+
+
 cdef class StreamList:
     """Streams of one state, in order; each stands in at most one list."""
     cdef:

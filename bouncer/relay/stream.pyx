@@ -44,6 +44,13 @@ def alive():
     return made - freed
 
 
+cdef uint64_t next_id() noexcept:
+    """The console's "id": shared by clients and servers, never used again."""
+    global last_id
+    last_id += 1
+    return last_id
+
+
 def count_from(uint64_t value):
     """Go on numbering behind *value* (after a takeover)."""
     global last_id
@@ -55,10 +62,8 @@ cdef class Stream:
     """One socket; Client and Server build on it."""
 
     def __cinit__(self, *args, **kwargs):
-        global made, last_id
+        global made
         made += 1
-        last_id += 1
-        self.id = last_id
         self.fd = -1
         self.want_read = True
         self.peer_uid = -1
@@ -159,6 +164,10 @@ cdef class Stream:
                     or not self.want_read):
                 return 0
         if count == 0:
+            if self.tls_handshaking:
+                # Let the handshake itself say that it was broken off.
+                self.tls_in.write_eof()
+                return self.tls_handshake()
             return self.peer_eof()
         if errno == EAGAIN or errno == EINTR:
             return 0

@@ -22,6 +22,7 @@ PER_CONNECTION = (
     "bouncer/pool/pools.py",
     "bouncer/pool/registry.py",
     "bouncer/relay/talk.py",
+    "bouncer/rows.py",
     "bouncer/wire/messages.py",
 )
 BEGIN, END = "# <extensions>\n", "# </extensions>\n"
