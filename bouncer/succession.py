@@ -17,9 +17,7 @@ from bouncer.relay.client import Client
 def is_carried(stream: Any) -> bool:
     """Say whether SHOW FDS hands *stream* over: neither it nor its partner has TLS."""
     partner = stream.server if isinstance(stream, Client) else stream.client
-    return stream.tls_object is None and (
-        partner is None or partner.tls_object is None
-    )
+    return stream.tls_object is None and (partner is None or partner.tls_object is None)
 
 
 def step_aside(app: Any) -> int:

@@ -157,7 +157,7 @@ def owes_unknown(Server server not None):
 
 
 def let_go(Stream stream not None):
-    """Close our copy of a descriptor that another process has; say nothing to anybody."""
+    """Close our copy of a descriptor that another process has, without a word."""
     cdef Client client
     cdef Server server
     if stream.closed:
