@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.figures import Figure
 
-WIDTH, ROW, LEFT, SCALE = 760, 30, 250, 320
+WIDTH, ROW, LEFT, SCALE = 820, 30, 285, 320
 
 
 def value(values: list[float]) -> str:
@@ -134,7 +134,7 @@ def chart(figures: list[Figure]) -> str:
             f"{escape(figure.name)}</text>",
             f'<rect x="{LEFT}" y="{y}" width="{length:.0f}" height="20"'
             f' fill="{colour}"/>',
-            f'<text x="{LEFT + length + 6:.0f}" y="{y + 15}">{figure.ratio:.2f}</text>',
+            f'<text x="{WIDTH - 50}" y="{y + 15}">{figure.ratio:.2f}</text>',
         ]
         if figure.bar is not None:
             x = LEFT + figure.bar * SCALE
