@@ -34,6 +34,8 @@ class Janitor:
             if pool.database.name not in app.consoles:
                 self.servers(pool, now)
                 self.clients(pool, now)
+                if len(pool.waiting) or pool.cancels:
+                    self.keeper.wants_server(pool)
         for peer in list(app.registry.peers.values()):
             if peer.pool is not None:
                 self.connecting(peer.pool, now)
@@ -140,7 +142,7 @@ class Janitor:
             if now - server.connected_at <= limit:
                 break
             self.keeper.note_failure(pool, "connect timeout")
-            server.disconnect("connect timeout", False, False)
+            server.disconnect("connect timeout", True, False)
 
     def sizes(self, pool: Any, now: int) -> None:
         """Keep the pool within its size, and above min_pool_size."""
@@ -161,8 +163,6 @@ class Janitor:
             and (pool.client_count or pool.database.config.user)
         ):
             self.keeper.open_if_allowed(pool, evict=False)
-        if len(pool.waiting) or pool.cancels:
-            self.keeper.wants_server(pool)
 
     # Clients
 

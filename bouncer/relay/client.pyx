@@ -136,7 +136,12 @@ cdef class Client(Stream):
                 length = be32(p + pos + 1)
                 kind = KINDS[code]
                 if length < 4 or length >= poller.max_packet_size or code == 0:
-                    if code == 0 and length >= 8:
+                    length = be32(p + pos)
+                    if code == 0 and 8 <= length < 0x10000:
+                        # An SSLRequest or its like; the code names it.
+                        if count - pos < 8:
+                            break
+                        code = <int>be32(p + pos + 4)
                         kind = UNKNOWN
                     else:
                         self.bad_header(p + pos, count - pos)
@@ -365,14 +370,20 @@ cdef class Client(Stream):
             self.broken_message(FE_PARSE)
             return False
         if rest - 2 < 4 * ((<Py_ssize_t><uint8_t>stop[1] << 8) | <uint8_t>stop[2]):
-            self.end("broken Parse packet", True, "08P01")
+            self.misused("broken Parse packet")
             return False
         return True
 
     cdef int broken_message(self, int code) except -2:
         log.error(f"{self.prefix} failed to parse prepared statement packet type "
                   f"'{chr(code)}'")
-        self.end("failed to parse packet", True, "08P01")
+        return self.misused("failed to parse packet")
+
+    cdef int misused(self, str reason) except -2:
+        """A message about a statement is wrong: end, and take the server along."""
+        if self.server is not None:
+            self.server.ready = False
+        self.end(reason, True, "08P01")
         return -1
 
     cdef int parse_statement(self, const char* name, Py_ssize_t size,
@@ -386,11 +397,10 @@ cdef class Client(Stream):
         self.pool.client_parses += 1
         if self.names is None:
             self.names = NameTable()
-        if self.names.find(name, size) is not None:
+        if self.names.is_taken(name, size):
             shown = own_name.decode("utf-8", "replace")
             log.error(f"{self.prefix} prepared statement '{shown}' was already prepared")
-            self.end("prepared statement name is already in use", True, "08P01")
-            return -1
+            return self.misused("prepared statement name is already in use")
         statement = statement_for(text[:text_size])
         self.names.put(own_name, statement)
         pending = Pending.__new__(Pending)
@@ -506,8 +516,7 @@ cdef class Client(Stream):
         if statement is None:
             shown = name[:size].decode("utf-8", "replace")
             log.error(f"{self.prefix} prepared statement '{shown}' not found")
-            self.end("prepared statement did not exist", True, "08P01")
-            return -1
+            return self.misused("prepared statement did not exist")
         if code == FE_BIND:
             self.pool.binds += 1
         if server.prepared is not None:
@@ -721,6 +730,8 @@ cdef class Client(Stream):
     def prefix(self):
         """The log prefix (logs.md 1.1)."""
         db = "(nodb)" if self.pool is None else self.pool.database_name
+        if self.pool is not None and self.pool.user_name == "":
+            return self.mark(b"C") + db + "@" + self.address_text    # a peer's
         user = "(nouser)" if self.user is None else self.user
         return self.mark(b"C") + db + "/" + user + "@" + self.address_text
 

@@ -67,8 +67,9 @@ cdef class Pool:
         if client.closed:
             return GONE
         # The policy may have found one at once (a used server that is fresh).
-        return LINKED if client.server is not None and not client.held_back \
-            else WAITING
+        # A replication client's own server may still be logging in.
+        return LINKED if (client.server is not None and not client.held_back
+                          and client.server.phase == PH_RELAY) else WAITING
 
     def queue(self, Client client, int kind):
         """Put *client* at the end of the queue; it is not read meanwhile."""
@@ -172,6 +173,8 @@ cdef class Pool:
         if server.replication:
             return server.end("replication client was closed", True, False, "08P01")
         if self.reset_on_release and not after_reset:
+            if len(self.reset_query) > LONGEST_QUERY:
+                return server.end("reset query failed", True, False, "08P01")
             server.state = SV_TESTED
             self.tested.push_head(server)
             return server.ask(self.reset_query, PH_RESET)
@@ -319,6 +322,9 @@ cdef class Pool:
 
     def check(self, Server server):
         """Ask a used server whether it lives; it becomes idle when it answers."""
+        if len(self.check_query) > LONGEST_QUERY:
+            server.end("test query failed", True, False, "08P01")
+            return
         server.state = SV_TESTED
         self.tested.push_head(server)
         server.ask(self.check_query, PH_CHECK)
