@@ -180,7 +180,7 @@ def add_restart(commands: Commands) -> None:
         action="append",
         metavar="NAME",
         help="the proxy that leads to the poolers, once for each (default: the "
-        "inventory's name)",
+        "inventory's name, and that name with _held)",
     )
     parser.add_argument(
         "--only", action="append", metavar="POOLER", help="not all, but this one"
@@ -219,7 +219,7 @@ def restart(options: argparse.Namespace) -> int:
 
     rolling = Rolling(
         haproxies,
-        options.backend or [inventory.name],
+        options.backend or [inventory.name, f"{inventory.name}_held"],
         by_command(options.restart_command, say),
         readiness(inventory),
         say,

@@ -51,6 +51,9 @@ ALIASES = {
     "/master": "/primary",
 }
 
+# What may be asked of a pooler of last resort, too (`held=yes`).
+ASKED = ("/ready", "/primary", "/replica", "/read-only")
+
 Metrics = Callable[[], str]
 
 
@@ -274,6 +277,7 @@ class HealthServer:
         lag = None
         if path in ("/replica", "/read-only") and "lag" in fields:
             lag = parse_size(fields.pop("lag"))
+        held = path in ASKED and fields.pop("held", "no") == "yes"
         if fields:
             # A misspelt lag= must not mean "any lag".
             raise ValueError(f"unknown parameter {min(fields)!r}")
@@ -281,25 +285,25 @@ class HealthServer:
             return 200, "text/plain; version=0.0.4; charset=utf-8", self.metrics()
         if path == "/status":
             return 200, "application/json", json.dumps(self.status()) + "\n"
-        answer = self.judged(path, database, lag)
+        answer = self.judged(path, database, lag, held)
         body = {"status": answer.word}
         if database:
             body["database"] = database
         return answer.grade.value, "application/json", json.dumps(body) + "\n"
 
-    def judged(self, path: str, database: str, lag: int | None) -> Answer:
+    def judged(self, path: str, database: str, lag: int | None, held: bool) -> Answer:
         """The answer of one of the checks."""
         readiness = self.readiness
         if path == "/live":
             return readiness.live()
         if path == "/ready":
-            return readiness.ready(database)
+            return readiness.ready(database, held)
         if path == "/primary":
-            return readiness.primary(database)
+            return readiness.primary(database, held)
         if path == "/replica":
-            return readiness.replica(database, lag)
+            return readiness.replica(database, lag, held)
         if path == "/read-only":
-            return readiness.read_only(database, lag)
+            return readiness.read_only(database, lag, held)
         # Not 404: to a balancer that is "keep your sessions, get no new ones".
         raise ValueError(f"unknown path {path!r}")
 

@@ -29,6 +29,7 @@ from ha.parts import (
     role_can_be_asked,
     role_database,
     same_databases,
+    with_last_resort,
 )
 
 # In a pod's ini file, until the pod knows its number.
@@ -239,10 +240,10 @@ def role_listens(
         lag=inventory.lag,
         why=f"reads: standbys that are at most {inventory.lag} behind",
         slowstart="15s",
-        fallback=on_primary,
+        fallbacks=(on_primary,),
         agent_role="ro",
     )
-    return [base, read]
+    return [with_last_resort(base), with_last_resort(read)]
 
 
 # (d) application hosts -> central poolers -> PostgreSQL

@@ -37,8 +37,9 @@ class Listen:
 
     *check* is what makes a server good: `ready`, `primary`, `replica`, `read-only`.
     *of* says who answers it: `pooler` (ours, over HTTP), `inband` (any pooler, by an
-    SSLRequest), `patroni`, `combined` (Patroni, then an SSLRequest). *fallback* is
-    the backend to use while this one has no server left.
+    SSLRequest), `patroni`, `combined` (Patroni, then an SSLRequest). *fallbacks* are
+    the backends to use, in this order, while this one has no server left. A *held*
+    one takes poolers that are paused or full, where a client may wait.
     """
 
     name: str
@@ -53,7 +54,8 @@ class Listen:
     balance: str = "leastconn"
     proxy: bool = False
     slowstart: str = ""
-    fallback: Listen | None = None
+    fallbacks: tuple[Listen, ...] = ()
+    held: bool = False
     allbackups: bool = False
     share: int = 1
     agent_role: str = ""
@@ -66,13 +68,10 @@ class Listen:
             fields["db"] = self.database
         if self.lag:
             fields["lag"] = self.lag
+        if self.held:
+            fields["held"] = "yes"
         query = urllib.parse.urlencode(fields, quote_via=urllib.parse.quote)
         return f"/{self.check}" + (f"?{query}" if query else "")
-
-    @property
-    def backend(self) -> str:
-        """The proxy that has the servers: with a fallback, a backend of its own."""
-        return f"{self.name}_servers" if self.fallback else self.name
 
     @property
     def question(self) -> str:
@@ -374,7 +373,7 @@ def pooler_listen(
 ) -> Listen:
     """A listen in front of poolers that all lead to the same place."""
     balancers = 1 if inventory.vip else max(1, len(inventory.balancers))
-    return Listen(
+    listen = Listen(
         name=name,
         bind=bind,
         of="pooler" if inventory.ours else "inband",
@@ -387,6 +386,31 @@ def pooler_listen(
         slowstart="15s",
         share=balancers,
     )
+    return with_last_resort(listen)
+
+
+def with_last_resort(listen: Listen) -> Listen:
+    """*listen* with the poolers that hold clients as its last resort.
+
+    A balancer that has nobody else closes the connection; PAUSE of all poolers would
+    be errors instead of latency.
+    """
+    if listen.of != "pooler":
+        # An SSLRequest is answered by a pooler that is paused or full, too.
+        return listen
+    held = replace(
+        listen,
+        name=f"{listen.name}_held",
+        bind="",
+        fallbacks=(),
+        held=True,
+        slowstart="",
+        agent_role="",
+        servers=tuple(replace(server, agent_port=0) for server in listen.servers),
+        why=f"{listen.name} has nobody to send clients to: let them wait at a pooler "
+        "that is paused or full, instead of refusing them",
+    )
+    return replace(listen, fallbacks=(*listen.fallbacks, held))
 
 
 def postgres_listens(inventory: Inventory) -> list[Listen]:
@@ -423,7 +447,7 @@ def postgres_listens(inventory: Inventory) -> list[Listen]:
             why=f"reads: standbys that are at most {inventory.lag} behind",
             maxconn=grant,
             slowstart="15s",
-            fallback=on_primary,
+            fallbacks=(on_primary,),
         ),
     ]
 

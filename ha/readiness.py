@@ -156,34 +156,52 @@ class Readiness:
             return Answer(Grade.HARD, "event loop was stuck")
         return Answer(Grade.GOOD, "live")
 
-    def ready(self, database: str = "") -> Answer:
+    # *held* asks about a pooler of last resort: one that is paused or full is good,
+    # since a client may rather wait there than be sent away by the balancer.
+
+    def ready(self, database: str = "", held: bool = False) -> Answer:
         """May new clients come, for *database* or for any?"""
-        return self.best(database, self.ready_one, self.want_proof)
-
-    def primary(self, database: str = "") -> Answer:
-        """May clients that write come?"""
-        return self.best(database, self.primary_one, self.want_role)
-
-    def replica(self, database: str = "", lag: int | None = None) -> Answer:
-        """May clients come that read from a standby, at most *lag* bytes behind?"""
         return self.best(
-            database, lambda name: self.replica_one(name, lag), self.want_role
+            database, lambda name: self.ready_one(name, held), self.want_proof, held
         )
 
-    def read_only(self, database: str = "", lag: int | None = None) -> Answer:
+    def primary(self, database: str = "", held: bool = False) -> Answer:
+        """May clients that write come?"""
+        return self.best(
+            database, lambda name: self.primary_one(name, held), self.want_role, held
+        )
+
+    def replica(
+        self, database: str = "", lag: int | None = None, held: bool = False
+    ) -> Answer:
+        """May clients come that read from a standby, at most *lag* bytes behind?"""
+        return self.best(
+            database,
+            lambda name: self.replica_one(name, lag, held),
+            self.want_role,
+            held,
+        )
+
+    def read_only(
+        self, database: str = "", lag: int | None = None, held: bool = False
+    ) -> Answer:
         """May clients come that read, from whatever server there is?"""
 
         def either(name: str) -> Answer:
-            answers = (self.primary_one(name), self.replica_one(name, lag))
+            answers = (
+                self.primary_one(name, held),
+                self.replica_one(name, lag, held),
+            )
             return min(answers, key=lambda answer: RANKS.index(answer.grade))
 
-        return self.best(database, either, self.want_role)
+        return self.best(database, either, self.want_role, held)
 
     def best(
         self,
         database: str,
         judge: Callable[[str], Answer],
         want: Callable[[str], None],
+        held: bool = False,
     ) -> Answer:
         """Judge one database; without a name, the one that does best.
 
@@ -196,7 +214,7 @@ class Readiness:
             want(database)
             return judge(database)
         if not self.facts:
-            return self.whole() or GOOD
+            return self.whole(held) or GOOD
         for name in self.facts:
             want(name)
         answers = [judge(name) for name in self.facts]
@@ -204,27 +222,30 @@ class Readiness:
 
     # The judgements
 
-    def whole(self) -> Answer | None:
+    def whole(self, held: bool) -> Answer | None:
         """What holds for all databases alike, or None."""
         phase = self.view.phase()
-        if phase != "running":
-            return Answer(Grade.SOFT, phase)
-        return None
+        if phase == "running" or (held and phase == "paused"):
+            return None
+        return Answer(Grade.SOFT, phase)
 
     def full(self) -> bool:
         """Is max_client_conn reached?"""
         used, limit = self.view.clients()
         return 0 < limit <= used
 
-    def ready_one(self, name: str) -> Answer:
+    def ready_one(self, name: str, held: bool = False) -> Answer:
         """Ready, soft or hard. The soft ones that hold clients go first."""
         facts, watched = self.facts[name], self.watched[name]
-        if (whole := self.whole()) is not None:
+        if (whole := self.whole(held)) is not None:
             return whole
-        if facts.paused:
+        if facts.paused and not held:
             return Answer(Grade.SOFT, "paused")
         if facts.disabled:
             return Answer(Grade.SOFT, "disabled")
+        if held and (facts.paused or self.view.phase() == "paused"):
+            # What the database does meanwhile is why somebody paused.
+            return Answer(Grade.GOOD, "paused")
         failing = self.failing_for(name)
         if failing is not None and failing >= self.policy.down_after:
             return Answer(Grade.HARD, "database unreachable")
@@ -233,13 +254,13 @@ class Readiness:
             return Answer(
                 Grade.HARD, "starting" if failing is None else "database unreachable"
             )
-        if self.full():
+        if self.full() and not held:
             return Answer(Grade.SOFT, "saturated")
         return GOOD
 
-    def primary_one(self, name: str) -> Answer:
+    def primary_one(self, name: str, held: bool = False) -> Answer:
         """Ready, and the server takes writes."""
-        answer = self.ready_one(name)
+        answer = self.ready_one(name, held)
         if answer.grade is not Grade.GOOD:
             return answer
         watched = self.watched[name]
@@ -256,9 +277,9 @@ class Readiness:
             wrong = "503" if watched.was_primary else "404"
         return Answer(Grade(int(wrong)), word)
 
-    def replica_one(self, name: str, lag: int | None) -> Answer:
+    def replica_one(self, name: str, lag: int | None, held: bool = False) -> Answer:
         """Ready, and the server is a standby that is not too far behind."""
-        answer = self.ready_one(name)
+        answer = self.ready_one(name, held)
         if answer.grade is not Grade.GOOD:
             return answer
         watched = self.watched[name]

@@ -113,8 +113,7 @@ class Renderer:
         maxconn = SPARE + sum(
             one.maxconn * len(one.servers)
             for listen in host.listens
-            for one in (listen, listen.fallback)
-            if one is not None
+            for one in (listen, *listen.fallbacks)
         )
         text = self.text("haproxy.cfg.j2", host=host, maxconn=maxconn)
         yield Rendered(host.name, HAPROXY_FILE, text)
@@ -180,12 +179,12 @@ def state_at_start(host: Host) -> str:
     """
     lines = ["1", f"# {STATE_COLUMNS}"]
     for listen in host.listens:
-        for one in (listen, listen.fallback):
-            if one is None or one.check == "ready":
+        for one in (listen, *listen.fallbacks):
+            if one.check == "ready":
                 continue
             for rank, server in enumerate(one.servers, 1):
                 lines.append(
-                    f"0 {one.backend} {rank} {server.name} - 0 0 100 100 0 1 0 0 6 0 0 "
+                    f"0 {one.name} {rank} {server.name} - 0 0 100 100 0 1 0 0 6 0 0 "
                     f"0 - {server.port} - 0 {server.check_port} - - 0"
                 )
     return "\n".join(lines) + "\n"

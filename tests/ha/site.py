@@ -304,7 +304,10 @@ class Site:
 
 def make_cluster(ground: Ground) -> Iterator[Cluster]:
     """A primary and its standby, with a role for the tests, for a whole session."""
-    primary = ground._cluster(f"ha-{os.getpid()}", ground.bindir)
+    # Without TLS: what is linked over TLS cannot be handed to a new process.
+    primary = Postgres(
+        ground.bindir, ground.directory(), ground.free_port(), ground.identity, None
+    )
     rests: list[Rest] = []
     standby = None
     try:

@@ -130,6 +130,10 @@ def test_answers_over_http(serve):
     assert status["phase"] == "running"
     for alias in ("/", "/health", "/readiness", "/liveness", "/leader", "/read-write"):
         assert served.get(alias)[0] == 200, alias
+    served.view.word = "paused"
+    assert served.get("/ready?db=app")[0] == 404
+    assert served.get("/ready?db=app&held=yes")[0] == 200
+    assert served.get("/ready?db=app&held=no")[0] == 404
     served.view.word = "draining"
     assert served.get("/ready") == (404, '{"status": "draining"}\n')
     assert served.get("/live")[0] == 200

@@ -100,6 +100,37 @@ def test_states_that_hold_clients_are_soft_even_without_the_database(change, wor
     run(story())
 
 
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        (lambda view: setattr(view, "word", "draining"), SOFT),
+        (lambda view: setattr(view, "word", "paused"), GOOD),
+        (lambda view: view.set("app", paused=True), GOOD),
+        (lambda view: view.set("app", disabled=True), SOFT),
+        (lambda view: setattr(view, "used", 100), GOOD),
+    ],
+)
+def test_pooler_of_last_resort_is_one_where_a_client_may_wait(change, held):
+    async def story():
+        view = Described("app", "ro")
+        view.answers["ro"] = [STANDBY]
+        bench = Bench(view)
+        bench.readiness.tick()
+        bench.readiness.primary()
+        await bench.run(1)
+        change(view)
+        view.set("ro", paused=view.facts["app"].paused)
+        bench.readiness.tick()
+        assert bench.readiness.ready("app").grade is SOFT
+        assert bench.readiness.ready("app", held=True).grade is held
+        assert bench.readiness.primary("app", held=True).grade is held
+        # A role is a role, paused or not.
+        assert bench.readiness.primary("ro", held=True).grade is SOFT
+        assert bench.readiness.read_only("app", held=True).grade is held
+
+    run(story())
+
+
 def test_database_away_is_hard_after_down_after_and_not_before():
     async def story():
         bench = Bench(Described("app"), Policy(down_after=10))

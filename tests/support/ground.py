@@ -74,6 +74,10 @@ class Postgres(PostgreSQL):  # type: ignore[misc]
     def restart(self) -> None:
         """Stop it, breaking all connections, and start it on the same port."""
         self.stop()
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start it after `stop`, on the same port."""
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
                 [self.bindir / "postgres", "-D", self.directory / "data"],
