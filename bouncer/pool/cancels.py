@@ -134,6 +134,7 @@ class Cancels:
         """The other side closed the connection: the request has been taken."""
         # Taken off first: `connection_gone` would say that it failed.
         client, server.cancel_for = server.cancel_for, None
+        self.let_go(server, True)
         server.disconnect(SENT, False, False)
         if client is not None:
             client.disconnect(SENT, False)
@@ -142,14 +143,26 @@ class Cancels:
 
     def connection_gone(self, server: Any) -> None:
         """A connection that carried a request is closed, for whatever reason."""
-        target = self.carrying.pop(server, None)
-        if target is not None and not target.closed:
-            target.cancels -= 1
-            if target.cancels == 0 and target.state_name == "being_canceled":
-                target.pool.settle_again(target)
+        self.let_go(server, False)
         client, server.cancel_for = server.cancel_for, None
         if client is not None and not client.closed:
             client.disconnect("failed to send cancel request", False)
+
+    def let_go(self, server: Any, taken: bool) -> None:
+        """*server* carries a request no more; the one it was for may go on.
+
+        Unless it was *taken* (PostgreSQL closes the connection behind the signal)
+        it may still strike: then nobody else may have the server.
+        """
+        target = self.carrying.pop(server, None)
+        if target is None or target.closed:
+            return
+        if not taken:
+            target.close_needed = True
+            target.pool.flagged = True
+        target.cancels -= 1
+        if target.cancels == 0 and target.state_name == "being_canceled":
+            target.pool.settle_again(target)
 
     def client_gone(self, client: Any) -> None:
         """A client is closed: forget its key, or the request it brought."""

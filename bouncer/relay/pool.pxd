@@ -10,6 +10,9 @@ from bouncer.relay.server cimport Server
 from bouncer.relay.stream cimport StreamList
 from bouncer.relay.tracked cimport TrackedParams
 
+cdef enum:
+    LONGEST_QUERY = 506         # bytes of a reset or check query, as in PgBouncer
+
 cdef enum Mode:
     SESSION = 0
     TRANSACTION = 1

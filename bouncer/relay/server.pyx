@@ -148,7 +148,7 @@ cdef class Server(Stream):
         """
         cdef Py_ssize_t pos = 0         # looked at so far
         cdef Py_ssize_t start = 0       # forwarded so far
-        cdef Py_ssize_t begun = 0       # end of a message that began earlier
+        cdef Py_ssize_t begun = self.remain     # end of a message that began earlier
         cdef Py_ssize_t part, total
         cdef int code, status
         cdef uint32_t length
@@ -163,8 +163,6 @@ cdef class Server(Stream):
                 part = count - pos
                 if part > self.remain:
                     part = self.remain
-                if pos == 0:
-                    begun = part
                 pos += part
                 self.remain -= part
                 if self.skipping:
@@ -442,7 +440,7 @@ cdef class Server(Stream):
                     self.prepared.discard(pending.statement)
             if pending.name is not None and client is not None:
                 # The statement does not exist: its name is free again.
-                client.names.take_out(pending.name, len(pending.name))
+                client.names.note_failure(pending.name)
         elif pending.statement is None:
             return 0
         elif entry.action == SWALLOW:
@@ -450,7 +448,7 @@ cdef class Server(Stream):
             if self.prepared.find(pending.statement) == NULL:
                 self.prepared.add(pending.statement, pending.seen, pending.group)
         elif (client is not None
-                and client.names.find(pending.name, len(pending.name)) is None):
+                and not client.names.is_taken(pending.name, len(pending.name))):
             client.names.put(pending.name, pending.statement)
         return 0
 

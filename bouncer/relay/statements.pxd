@@ -22,10 +22,14 @@ cdef class Pending:
         uint64_t group          # of a Parse: its group; of a Close: as *seen*
 
 
+cdef enum:
+    KEPT_FAILURES = 50          # names of refused statements that a client keeps
+
 cdef struct NameEntry:
     uint64_t hash               # 0: free
     PyObject* name              # owned bytes
     PyObject* statement         # owned Statement
+    bint failed                 # its Parse was refused: the name may be taken again
 
 
 cdef class NameTable:
@@ -34,9 +38,12 @@ cdef class NameTable:
         NameEntry* entries
         uint32_t capacity       # a power of two
         readonly uint32_t count
+        list failures           # names whose Parse was refused, oldest first
     cdef NameEntry* place(self, uint64_t hash, const char* name, Py_ssize_t size) noexcept
     cdef Statement find(self, const char* name, Py_ssize_t size)
+    cdef bint is_taken(self, const char* name, Py_ssize_t size) except -1
     cdef int put(self, bytes name, Statement statement) except -1
+    cdef int note_failure(self, bytes name) except -1
     cdef Statement take_out(self, const char* name, Py_ssize_t size)
     cdef int clear(self) except -1
 

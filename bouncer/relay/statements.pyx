@@ -98,8 +98,39 @@ cdef class NameTable:
             return None
         return <Statement>entry.statement
 
+    cdef bint is_taken(self, const char* name, Py_ssize_t size) except -1:
+        """Has this name a statement that was not refused?"""
+        cdef NameEntry* entry
+        if self.count == 0:
+            return False
+        entry = self.place(hashed(name, size), name, size)
+        return entry.hash != 0 and not entry.failed
+
+    cdef int note_failure(self, bytes name) except -1:
+        """The Parse of *name* was refused; only the latest of such are kept.
+
+        As in PgBouncer, which keeps them all, a Bind may try the text once more.
+        """
+        cdef const char* oldest
+        cdef Py_ssize_t size
+        cdef NameEntry* entry
+        if self.find(name, len(name)) is None:
+            return 0
+        self.place(hashed(name, len(name)), name, len(name)).failed = True
+        if self.failures is None:
+            self.failures = []
+        self.failures.append(name)
+        while len(self.failures) > KEPT_FAILURES:
+            name = self.failures.pop(0)
+            oldest, size = name, len(name)
+            entry = NULL if self.count == 0 else self.place(
+                hashed(oldest, size), oldest, size)
+            if entry != NULL and entry.hash and entry.failed:
+                self.take_out(oldest, size)
+        return 0
+
     cdef int put(self, bytes name, Statement statement) except -1:
-        """Add a name that is not there yet."""
+        """Add a name that is not taken."""
         cdef NameEntry* old = self.entries
         cdef NameEntry* entry
         cdef uint32_t capacity = self.capacity
@@ -120,9 +151,16 @@ cdef class NameTable:
             free(old)
         entry = self.place(hashed(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)),
                            PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-        Py_INCREF(name)
         Py_INCREF(statement)
         statement.users += 1
+        if entry.hash:
+            let_go(<Statement>entry.statement)
+            Py_DECREF(<object>entry.statement)
+            entry.statement = <PyObject*>statement
+            entry.failed = False
+            return 0
+        Py_INCREF(name)
+        entry.failed = False
         entry.hash = hashed(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
         entry.name = <PyObject*>name
         entry.statement = <PyObject*>statement

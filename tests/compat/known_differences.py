@@ -40,6 +40,23 @@ KNOWN: dict[str, Difference] = {
     ),
 }
 
+KNOWN |= {
+    "wire ps_parse_error": Difference(
+        "the name of a refused statement may be taken again",
+        "a name whose Parse was refused",
+    ),
+    "wire more_fake_parse_flush": Difference(
+        "what is not behind an answer is answered at once",
+        "Parse and Flush of a known text",
+    ),
+    "wire srv_long_error": Difference(
+        "the server's text reaches the client whole", "error texts that are too long"
+    ),
+    "wire more_cached_error": Difference(
+        "nothing is logged about a cut text", "error texts that are too long"
+    ),
+}
+
 # The console speaks the extended protocol.
 _EXTENDED = Difference(
     "the extended protocol is answered", "the extended protocol on the console"

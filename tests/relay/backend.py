@@ -226,7 +226,7 @@ class Backend:
     # COPY FROM STDIN
 
     def begin_copy(self, words: list[str], extended: bool, rest: list[str]) -> None:
-        """copy in N: the Nth CopyData is bad; "refused": fails behind CopyInResponse."""
+        """copy in N: CopyData N is bad; "refused": fails behind CopyInResponse."""
         if words[2] == "nowhere":
             raise Failed("42P01", "no such table")
         self.say(f.COPY_IN)

@@ -33,6 +33,16 @@ DEFAULTS = {
 }
 
 
+def pair(sndbuf: int = 0) -> tuple[int, socket.socket]:
+    """The relay's descriptor and the test's socket of one connection."""
+    ours, theirs = socket.socketpair()
+    if sndbuf:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, sndbuf)
+    ours.setblocking(False)
+    return ours.detach(), theirs
+
+
 class End:
     """The far end of one connection of the relay."""
 
@@ -196,12 +206,8 @@ class Relay:
 
     def client(self, sndbuf: int = 0, **given: str) -> ClientEnd:
         """A client that has logged in; *given* are values of tracked parameters."""
-        ours, theirs = socket.socketpair()
-        if sndbuf:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, sndbuf)
-        ours.setblocking(False)
-        client = Client(self.poller, ours.detach(), self, None)
+        ours, theirs = pair(sndbuf)
+        client = Client(self.poller, ours, self, None)
         client.user, client.pool = "user", self.pool
         client.tracked = from_dict({**DEFAULTS, **given})
         client.watch()
@@ -211,11 +217,8 @@ class Relay:
 
     def server(self, sndbuf: int = 0) -> ServerEnd:
         """A server that has logged in and joins the pool."""
-        ours, theirs = socket.socketpair()
-        if sndbuf:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
-        ours.setblocking(False)
-        server = Server(self.poller, ours.detach(), self, self.pool)
+        ours, theirs = pair(sndbuf)
+        server = Server(self.poller, ours, self, self.pool)
         server.address_text = "fake"
         server.tracked = from_dict(DEFAULTS)
         server.watch(True)

@@ -125,6 +125,14 @@ def test_statement_pooling_ends_transactions_but_no_half_message(relay):
     assert server.ended
 
 
+def test_statement_pooling_does_not_tell_of_the_begin(relay):
+    r = relay(mode=STATEMENT)
+    client = r.client()
+    client.send(f.query("begin"))
+    r.servers[0].send(f.complete("BEGIN"), f.ready("T"))
+    assert client.codes() == "E"
+
+
 def test_portal_that_is_suspended_keeps_the_server_until_sync(relay):
     r = relay()
     first, second = r.client(), r.client()

@@ -144,6 +144,37 @@ def test_failed_parse_frees_its_name(relay):
     assert client.codes() == "1Z"
 
 
+def test_name_of_a_failed_parse_tries_its_text_again(relay):
+    """As in PgBouncer: Bind to it prepares the text, and may fail again."""
+    r = relay()
+    client = r.client()
+    client.send(f.parse("a", "select soon"), f.SYNC)
+    server = r.servers[0]
+    server.send(f.error("42P01", "no such table"), f.ready())
+    assert client.codes() == "EZ"
+    server.take()
+    client.send(f.bind("a"), f.SYNC)
+    assert [code for code, _ in names_of(server)] == ["P", "B", "S"]
+    server.send(f.error("42P01", "no such table"), f.ready())
+    client.send(f.bind("a"), f.SYNC)
+    server.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.ready())
+    assert client.codes() == "EZ2Z"
+
+
+def test_failing_for_ever_keeps_only_the_latest_names(relay):
+    r = relay()
+    client = r.client()
+    client.send(f.parse("good", "S0"), f.SYNC)
+    r.servers[0].send(OK)
+    for number in range(500):
+        client.send(f.parse(f"bad{number}", f"syntax {number}"), f.SYNC)
+        r.servers[0].send(f.error("42601", "syntax error"), f.ready())
+        r.servers[0].take()
+        client.take()
+    names = {name for name, _ in client.client.prepared_names}
+    assert names == {b"good", *(b"bad%d" % number for number in range(450, 500))}
+
+
 def test_skipped_requests_are_undone_from_the_last_to_the_first(relay):
     """Close and a new Parse of the same name, both skipped, lost the name: the
     client was then thrown out for using it."""
@@ -202,8 +233,10 @@ def test_parse_in_a_failed_transaction_is_refused(relay):
     assert [code for code, _ in names_of(server)] == ["C", "P", "S"]
     server.send(f.CLOSE_COMPLETE, f.error("25P02", "aborted"), f.ready("E"))
     assert client.codes() == "EZ"
-    assert [name for name, _ in client.client.prepared_names] == [b"a"]
     assert server.server.prepared_count == 0
+    client.send(f.parse("b", "S0"), f.SYNC)
+    server.send(f.error("25P02", "aborted"), f.ready("E"))
+    assert client.codes() == "EZ"
 
 
 def test_statement_of_a_unit_that_may_still_fail_is_parsed_again_behind_it(relay):
@@ -222,7 +255,6 @@ def test_statement_of_a_unit_that_may_still_fail_is_parsed_again_behind_it(relay
     server.send(f.complete("ROLLBACK"), f.ready("I"))
     server.send(f.CLOSE_COMPLETE, f.PARSE_COMPLETE, f.BIND_COMPLETE, f.ready())
     assert first.codes() == "CEZEZCZ2Z"
-    assert [name for name, _ in first.client.prepared_names] == [b"a"]
     second.send(f.parse("c", "S0"), f.SYNC)
     assert f.codes(server.take()) == "S"
 
@@ -271,7 +303,7 @@ def test_close_behind_deallocate_all_is_not_undone_into_existence(relay):
     server.send(f.complete("DEALLOCATE ALL"), f.ready())
     server.send(f.error("42601", "syntax error"), f.ready())
     assert client.codes() == "CZEZ"
-    assert client.client.prepared_names == []
+    assert [name for name, _ in client.client.prepared_names] == [b"b"]
 
 
 # The limit
@@ -341,6 +373,7 @@ def test_name_in_use_ends_the_client(relay):
     got = client.ask(f.parse("a", "S2"), f.SYNC)
     assert f.errors(got) == ["prepared statement name is already in use"]
     assert client.ended
+    assert r.reasons == ["client disconnect while server was not ready"]
 
 
 def test_parse_without_its_types_ends_the_client(relay):

@@ -1,0 +1,147 @@
+"""A cancel request must never strike the query of another client."""
+
+from types import SimpleNamespace
+
+import pytest
+from bouncer.relay.server import Server
+
+from bouncer.pool.cancels import Cancels
+from bouncer.pool.pools import ServerPool
+from tests.relay import frames as f
+from tests.relay.harness import Relay, ServerEnd, pair
+
+KEY = b"\1\2\3\4\5\6\7\x08"
+
+
+class Cancelling(Relay):
+    """A relay whose clients can be cancelled."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = ServerPool(
+            self.poller,
+            self.keeper,
+            SimpleNamespace(name="db"),
+            SimpleNamespace(name="user"),
+        )
+        self.pool.mode, self.pool.max_prepared = 1, 200
+        self.settings = SimpleNamespace(peer_id=0)
+        self.keeper.open_if_allowed = lambda pool: None
+        self.cancels = Cancels(self, self.keeper)
+
+    def ask_cancel(self, target):
+        """Another connection brings a CancelRequest for *target*."""
+        self.cancels.keys[KEY] = target.client
+        asker = self.client()
+        asker.client.pool = None
+        self.cancels.request(asker.client, KEY)
+        return asker
+
+    def connect(self):
+        """A connection for the request has been made."""
+        ours, theirs = pair()
+        server = Server(self.poller, ours, self, self.pool)
+        server.address_text = "fake"
+        server.watch(True)
+        server.talk_phase()
+        self.pool.push_login(server)
+        used = self.cancels.use_connection(server)
+        end = ServerEnd(theirs, self.turn, server)
+        self.servers.append(end)
+        self.turn()
+        return end if used else None
+
+    def client_gone(self, client):
+        self.cancels.client_gone(client)
+
+    def server_gone(self, server, reason):
+        if server.state_name == "active_cancel":
+            self.cancels.connection_gone(server)
+        super().server_gone(server, reason)
+
+
+@pytest.fixture
+def cancelling():
+    one = Cancelling()
+    yield one
+    one.close()
+
+
+def busy(r):
+    client, server = r.client(), r.server()
+    server.server.cancel_key = b"serverky"
+    client.send(f.query("long"))
+    assert server.take() == f.query("long")
+    return client, server
+
+
+def test_server_waits_for_the_end_of_its_cancel(cancelling):
+    r = cancelling
+    client, server = busy(r)
+    asker = r.ask_cancel(client)
+    carrier = r.connect()
+    assert carrier.take() == b"\0\0\0\x10\x04\xd2\x16\x2eserverky"
+    # The query ends by itself: the cancel may still come.
+    server.answer("done")
+    assert f.rows(client.take()) == [b"done"]
+    other = r.client()
+    r.size = 0
+    other.send(f.query("other"))
+    assert server.server.state_name == "being_canceled"
+    assert server.take() == b""
+    carrier.close()  # PostgreSQL has sent the signal
+    assert server.take() == f.query("other")
+    assert asker.client.closed
+    assert r.reasons == ["successfully sent cancel request"]
+
+
+def test_cancel_that_may_still_strike_costs_the_server(cancelling):
+    """Whoever asked gave up, we closed the connection, and gave the server to the
+    next client, whose query the signal then hit.
+    """
+    r = cancelling
+    client, server = busy(r)
+    asker = r.ask_cancel(client)
+    carrier = r.connect()
+    assert carrier.take()
+    asker.close()
+    assert carrier.server.closed
+    other = r.client()
+    other.send(f.query("other"))
+    server.answer("done")
+    assert f.rows(client.take()) == [b"done"]
+    assert r.reasons[-1] == "close_needed"
+    assert b"other" not in server.take()
+    assert r.servers[-1].take() == f.query("other")
+
+
+def test_cancel_of_a_query_that_is_over_is_not_sent(cancelling):
+    r = cancelling
+    client, server = busy(r)
+    asker = r.ask_cancel(client)
+    server.answer("done")
+    assert r.connect() is None
+    assert asker.client.closed
+    assert server.server.clean
+
+
+def test_client_leaves_while_its_query_is_cancelled(cancelling):
+    r = cancelling
+    client, server = busy(r)
+    r.ask_cancel(client)
+    carrier = r.connect()
+    client.close()
+    assert server.server.closed
+    carrier.close()
+    assert r.pool.server_count == 0
+
+
+def test_server_dies_while_it_is_cancelled(cancelling):
+    r = cancelling
+    client, server = busy(r)
+    r.ask_cancel(client)
+    carrier = r.connect()
+    server.close()
+    carrier.close()
+    assert r.pool.server_count == 0
+    assert f.errors(client.take()) == ["server conn crashed?"]
