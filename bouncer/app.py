@@ -133,7 +133,7 @@ class Bouncer:
     def start(self, listeners: Listeners) -> None:
         """Begin to serve on *listeners*."""
         self.listeners = listeners
-        listeners.attach(self.watch, self.unwatch)
+        listeners.attach(self.watch, self.unwatch, self.last_call)
         self.loop.add_reader(self.poller.fd, self.poller.dispatch)
         self.loop.call_later(JANITOR_PERIOD, self.upkeep)
         self.loop.call_later(max(self.settings.stats_period, 1), self.report)
@@ -152,6 +152,11 @@ class Bouncer:
         acceptor = Acceptor(self.poller, listener.fd, self, listener)
         self.acceptors[listener] = acceptor
         acceptor.watch()
+
+    def last_call(self, listener: Listener) -> None:
+        acceptor = self.acceptors.get(listener)
+        if acceptor is not None:
+            acceptor.last_call()
 
     def unwatch(self, listener: Listener) -> None:
         acceptor = self.acceptors.pop(listener, None)

@@ -311,8 +311,9 @@ class Commands:
             else:
                 app.exit(0)
             return
-        app.shutdown_mode = mode
+        # Who is in the kernel's queue still comes in as if nothing were.
         app.listeners.close_tcp()
+        app.shutdown_mode = mode
         if mode == "wait_for_servers":
             app.global_mode = "pause"
             self.block()

@@ -15,8 +15,10 @@ import os
 import socket
 import stat
 import sys
+import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from bouncer import log
@@ -27,6 +29,10 @@ from bouncer.errors import StartError
 INHERITED: Final = sys.platform.startswith("linux")
 # After accept() failed for lack of descriptors: seconds until the next try.
 ACCEPT_PAUSE: Final = 5.0
+# Before a TCP socket is closed for a shutdown: how often, and with which pause in
+# seconds, we look for connections that are on their way in.
+LAST_LOOKS: Final = 5
+LAST_PAUSE: Final = 0.001
 # What a keepalive option goes back to when its setting becomes 0 again.
 KEEPALIVE_DEFAULTS: Final = {
     "TCP_KEEPIDLE": "/proc/sys/net/ipv4/tcp_keepalive_time",
@@ -87,6 +93,7 @@ class Listeners:
         self.suspended = False
         self._watch: Callable[[Listener], None] | None = None
         self._unwatch: Callable[[Listener], None] | None = None
+        self._last_call: Callable[[Listener], None] | None = None
         self._out_of_descriptors = False
         self._accepting = False
 
@@ -131,10 +138,17 @@ class Listeners:
     # Called by the app
 
     def attach(
-        self, watch: Callable[[Listener], None], unwatch: Callable[[Listener], None]
+        self,
+        watch: Callable[[Listener], None],
+        unwatch: Callable[[Listener], None],
+        last_call: Callable[[Listener], None] | None = None,
     ) -> None:
-        """Begin to accept: *watch* and *unwatch* add to and take from the relay."""
-        self._watch, self._unwatch = watch, unwatch
+        """Begin to accept: *watch* and *unwatch* add to and take from the relay.
+
+        *last_call* accepts what has connected already, before a socket is closed:
+        the kernel would reset it.
+        """
+        self._watch, self._unwatch, self._last_call = watch, unwatch, last_call
         self._follow()
 
     def suspend(self) -> None:
@@ -149,7 +163,27 @@ class Listeners:
 
     def close_tcp(self) -> None:
         """Close the TCP sockets: from now on connections are refused."""
-        self._close([one for one in self.listeners if not one.is_unix])
+        tcp = [one for one in self.listeners if not one.is_unix]
+        if self._accepting and self._last_call is not None:
+            self._call_last(tcp, self._last_call)
+        self._close(tcp)
+
+    def _call_last(
+        self, listeners: Sequence[Listener], call: Callable[[Listener], None]
+    ) -> None:
+        """Accept who is on the way in, for the few milliseconds that it takes."""
+        for listener in listeners:
+            with suppress(OSError):
+                # Who has connected but said nothing yet is not hidden any more.
+                listener.socket.setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0
+                )
+        for _ in range(LAST_LOOKS):
+            for listener in listeners:
+                call(listener)
+            time.sleep(LAST_PAUSE)
+        for listener in listeners:
+            call(listener)
 
     def close_all(self) -> None:
         """Close everything and remove the socket file.

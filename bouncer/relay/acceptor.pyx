@@ -15,6 +15,7 @@ from bouncer.relay.stream cimport Stream
 
 cdef enum:
     BURST = 64                  # clients accepted before others get a turn
+    LAST_BURSTS = 64            # 4096 clients: the kernel's queue is rarely longer
 
 
 cdef class Acceptor(Stream):
@@ -37,6 +38,14 @@ cdef class Acceptor(Stream):
         self.poller.remove(self)
         self.poller.release_slot(self)
         self.closed = True          # so that dealloc does not close it
+
+    def last_call(self):
+        """Take those in who have connected already; the socket is about to close."""
+        cdef int i
+        for i in range(LAST_BURSTS):
+            if self.closed:
+                break
+            self.on_events(0)
 
     cdef int on_events(self, unsigned int events) except -1:
         cdef sockaddr_storage raw

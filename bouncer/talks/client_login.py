@@ -303,7 +303,10 @@ def check_way_in(client: Any, app: Any, login: Login) -> None:
             raise Disconnect("not allowed")
     elif database.disabled:
         raise Disconnect(f'database "{database.name}" is disabled')
-    elif app.shutdown_mode is not None:
+    elif app.shutdown_mode is not None and (
+        # Over TCP only somebody who was here before: the listeners are closed.
+        client.is_unix or app.shutdown_mode == "wait_for_servers"
+    ):
         raise Disconnect("pooler is shutting down")
 
 
