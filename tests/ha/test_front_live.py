@@ -1,0 +1,410 @@
+"""The HA front of a running pooler: health, quiet probes, PROXY headers, HAProxy."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import psycopg
+import pytest
+
+from ha import proxy_protocol
+from tests.ha.balancer import wait_for
+from tests.ha.site import flavour_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow")
+
+SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16/"
+STARTUP = b"\x00\x00\x00\x16\x00\x03\x00\x00user\x00hacheck\x00\x00"
+GSS_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x30"
+
+
+@pytest.fixture(autouse=True)
+def ours_only(lab):
+    if flavour_of(lab.command, lab) != "pybouncer":
+        pytest.skip("the original has no HA front")
+
+
+def startup(user: str = "u_trust", database: str = "p0", **more: str) -> bytes:
+    fields = {"user": user, "database": database, **more}
+    body = b"".join(f"{k}\0{v}\0".encode() for k, v in fields.items()) + b"\0"
+    return struct.pack("!II", len(body) + 8, 0x00030000) + body
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as got:
+            return got.status, got.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
+
+
+@pytest.fixture
+def front(pooler, free_port):
+    """Start a pooler with a health port: ``front(ini={...}, ours="key = value")``."""
+
+    def start(ini: Any = "", ours: str = "", **arguments: Any) -> Any:
+        port, agent = free_port(), free_port()
+        arguments["more"] = (
+            f"[pybouncer]\nhealth_listen = 127.0.0.1:{port}\n"
+            f"agent_listen = 127.0.0.1:{agent}\nhealth_user = u_trust\n{ours}\n"
+        )
+        running = pooler(ini, **arguments)
+        running.health, running.agent = port, agent
+        return running
+
+    return start
+
+
+# Health of a real pooler
+
+
+def test_health_of_a_running_pooler(front):
+    running = front()
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
+    assert get(running.health, "/live")[0] == 200
+    assert wait_for(lambda: get(running.health, "/primary?db=p0")[0] == 200)
+    assert get(running.health, "/replica?db=p0")[0] == 404
+    assert get(running.health, "/read-only?db=p0")[0] == 200
+    assert get(running.health, "/ready?db=nosuch")[0] == 503
+    assert get(running.health, "/ready?db=pgbouncer")[0] == 503
+    status = json.loads(get(running.health, "/status")[1])
+    assert set(status["databases"]) == {"p0", "p1"}
+    assert status["databases"]["p0"]["role"]["writable"] is True
+    metrics = get(running.health, "/metrics")[1]
+    assert "pgbouncer" in metrics and "p0" in metrics
+    assert not running.log_matches("hacheck|/ready|GET ")
+
+
+def test_pause_and_resume_show_at_once(front):
+    running = front()
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
+    running.console("PAUSE p0")
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 404, 2)
+    assert get(running.health, "/ready?db=p1")[0] == 200
+    assert get(running.health, "/ready?db=p0&held=yes")[0] == 200
+    assert get(running.health, "/live")[0] == 200
+    running.console("RESUME p0")
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200, 2)
+    running.console("PAUSE")
+    assert wait_for(lambda: get(running.health, "/ready")[0] == 404, 2)
+    running.console("RESUME")
+    running.console("DISABLE p0")
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 404, 2)
+
+
+def test_saturation_is_soft(front):
+    running = front({"max_client_conn": 3})
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
+    held = [running.connect() for _ in range(3)]
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 404, 2)
+    assert "saturated" in get(running.health, "/ready?db=p0")[1]
+    assert get(running.health, "/live")[0] == 200
+    for one in held:
+        one.close()
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200, 2)
+
+
+def test_graceful_end_says_draining_until_the_last_client_left(front):
+    running = front(may_end=True)
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
+    with running.connect() as client:
+        running.interrupt("SIGTERM")
+        assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 404, 2)
+        assert "draining" in get(running.health, "/ready?db=p0")[1]
+        assert client.execute("select 1").fetchone() == (1,)
+    assert wait_for(lambda: not running.is_running())
+
+
+def test_database_that_refuses_is_hard_after_a_while_and_others_are_not(front, lab):
+    running = front(
+        databases={"p0": "{pg} dbname=p0", "gone": "host=127.0.0.1 port=1 dbname=p0"},
+        ours="health_down_after = 2",
+    )
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
+    assert wait_for(
+        lambda: (
+            get(running.health, "/ready?db=gone")
+            == (503, '{"status": "database unreachable", "database": "gone"}\n')
+        )
+    )
+    assert get(running.health, "/ready")[0] == 200
+
+
+def test_agent_of_a_running_pooler(front):
+    running = front()
+
+    def ask(line: str) -> str:
+        with socket.create_connection(("127.0.0.1", running.agent), 5) as link:
+            link.sendall(line.encode())
+            return link.recv(200).decode()
+
+    assert wait_for(lambda: ask("rw p0 share=2\n") == "ready up 100% maxconn:45\n")
+    assert ask("ro p0\n") == "up drain #primary\n"
+    running.console("PAUSE p0")
+    assert wait_for(lambda: ask("p0\n") == "up drain #paused\n", 2)
+
+
+# Probes that cost nothing and say nothing
+
+
+def knock(port: int, data: bytes, answer: int = 0) -> None:
+    with socket.create_connection(("127.0.0.1", port), 5) as link:
+        if data:
+            link.sendall(data)
+        if answer:
+            assert link.recv(answer)
+
+
+def quiet(running: Any) -> bool:
+    """Has nothing been logged for a moment?"""
+    before = len(running.lines())
+    time.sleep(0.3)
+    return len(running.lines()) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (b"", 0),
+        (SSL_REQUEST, 1),
+        (GSS_REQUEST, 1),
+        (proxy_protocol.build_v2_local(), 0),
+        (proxy_protocol.build_v2_local() + SSL_REQUEST, 1),
+        (b"PROXY UNKNOWN\r\n" + SSL_REQUEST, 1),
+    ],
+    ids=["bare", "ssl", "gss", "local", "local-ssl", "unknown-ssl"],
+)
+def test_probe_leaves_no_line_no_client_and_no_server(front, data, answer):
+    running = front(ours="proxy_protocol_networks = 127.0.0.1")
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
+    servers = len(running.console("SHOW SERVERS"))
+    # Nothing of the console's is still on its way.
+    assert wait_for(lambda: quiet(running))
+    before = len(running.lines())
+    times = []
+    for _ in range(300):
+        started = time.perf_counter()
+        knock(running.port, data, answer)
+        times.append(time.perf_counter() - started)
+    logged = [line for line in running.lines()[before:] if "stats:" not in line]
+    assert not logged
+    assert len(running.console("SHOW SERVERS")) == servers
+    clients = running.console("SHOW CLIENTS")
+    assert all(row["database"] == "pgbouncer" for row in clients)
+    assert sorted(times)[270] < 0.05
+
+
+def test_checks_do_not_take_the_last_client_slot(front):
+    running = front({"max_client_conn": 1})
+    with running.connect() as client:
+        for _ in range(20):
+            knock(running.port, SSL_REQUEST, 1)
+        assert client.execute("select 1").fetchone() == (1,)
+
+
+# PROXY headers
+
+
+def login(port: int, data: bytes) -> tuple[socket.socket, bytes]:
+    """Send a header and a startup packet; returns the first bytes of the answer."""
+    link = socket.create_connection(("127.0.0.1", port), 5)
+    link.settimeout(8)
+    link.sendall(data)
+    try:
+        return link, link.recv(4096)
+    except ConnectionResetError:
+        return link, b""
+
+
+@pytest.mark.parametrize(
+    ("header", "address", "port"),
+    [
+        (proxy_protocol.build_v1("192.0.2.7", 4711, "10.0.0.1", 1), "192.0.2.7", 4711),
+        (proxy_protocol.build_v2("192.0.2.7", 4711, "10.0.0.1", 1), "192.0.2.7", 4711),
+        (proxy_protocol.build_v2("192.0.2.7", 4711, "10.0.0.1", 1, True), "192.0.2.7",
+         4711),
+        (proxy_protocol.build_v2("2001:db8::7", 9, "2001:db8::1", 1), "2001:db8::7", 9),
+        (proxy_protocol.build_v2_local(), "127.0.0.1", None),
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1", None),
+    ],
+    ids=["v1", "v2", "v2-crc", "v2-ipv6", "local", "unknown"],
+)  # fmt: skip
+@pytest.mark.parametrize("pieces", [False, True], ids=["whole", "bytewise"])
+def test_true_address_is_seen_everywhere(front, header, address, port, pieces):
+    running = front(
+        {"application_name_add_host": 1},
+        ours="proxy_protocol_networks = 127.0.0.1/32",
+    )
+    data = header + startup(application_name="billing")
+    if pieces:
+        link = socket.create_connection(("127.0.0.1", running.port), 5)
+        link.settimeout(8)
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in data:
+            link.sendall(bytes([byte]))
+        answer = link.recv(4096)
+    else:
+        link, answer = login(running.port, data)
+    with link:
+        assert answer[:1] == b"R"
+        row = next(
+            row for row in running.console("SHOW CLIENTS") if row["database"] == "p0"
+        )
+        assert row["addr"] == address
+        shown = f"[{address}]" if ":" in address else address
+        assert port is None or row["port"] == port
+        assert f"billing - {shown}:{row['port']}" == row["application_name"]
+        assert running.wait_for_log(
+            f"p0/u_trust@{'.'.join(shown.split('.'))}".replace("[", "\\[").replace(
+                "]", "\\]"
+            )
+            + ".*login attempt"
+        )
+
+
+def test_hba_goes_by_the_true_address(front, tmp_path):
+    running = front(
+        {"auth_type": "hba", "auth_hba_file": "{dir}/hba.conf"},
+        ours="proxy_protocol_networks = 127.0.0.1",
+        run=False,
+    )
+    (running.directory / "hba.conf").write_text(
+        "host all all 192.0.2.0/24 trust\nhost pgbouncer all 127.0.0.1/32 trust\n"
+        "host all all 0.0.0.0/0 reject\n"
+    )
+    running.identity.own(running.directory)
+    running.run()
+    for source, code in (("192.0.2.9", b"R"), ("198.51.100.9", b"E")):
+        header = proxy_protocol.build_v2(source, 1, "10.0.0.1", 1)
+        link, answer = login(running.port, header + startup())
+        with link:
+            assert answer[:1] == code, answer
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        proxy_protocol.build_v1("192.0.2.7", 4711, "10.0.0.1", 1),
+        proxy_protocol.build_v2("192.0.2.7", 4711, "10.0.0.1", 1),
+        proxy_protocol.build_v2_local(),
+    ],
+    ids=["v1", "v2", "local"],
+)
+@pytest.mark.parametrize("trusted", ["", "192.0.2.0/24"])
+def test_header_of_a_stranger_is_refused_with_a_line(front, header, trusted):
+    running = front(ours=f"proxy_protocol_networks = {trusted}")
+    started = time.monotonic()
+    link, answer = login(running.port, header + startup())
+    with link:
+        assert time.monotonic() - started < 3
+        assert answer == b"" or b"PROXY" in answer
+    assert running.wait_for_log("PROXY protocol header from 127.0.0.1, which is not in")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 1.2.3.4 nonsense 1 2\r\n",
+        proxy_protocol.SIGNATURE + b"\x31\x11\x00\x0c" + b"\0" * 12,
+        proxy_protocol.SIGNATURE + b"\x21\x11\xff\xff",
+        b"PROXY " + b"x" * 200,
+    ],
+    ids=["address", "version", "length", "long"],
+)
+def test_wrong_header_is_refused_with_a_line(front, header):
+    running = front(ours="proxy_protocol_networks = 127.0.0.1")
+    link, answer = login(running.port, header + startup())
+    with link:
+        assert answer == b"" or answer[:1] == b"E"
+    assert running.wait_for_log("PROXY")
+
+
+def test_header_that_never_ends_meets_the_login_timeout(front):
+    running = front(
+        {"client_login_timeout": 1}, ours="proxy_protocol_networks = 127.0.0.1"
+    )
+    started = time.monotonic()
+    link, _ = login(running.port, b"PROXY TCP4 1.2.")
+    with link:
+        assert time.monotonic() - started < 5
+
+
+def test_header_is_optional_for_those_who_may_send_one(front):
+    running = front(ours="proxy_protocol_networks = 127.0.0.1")
+    with running.connect() as client:
+        assert client.execute("select 1").fetchone() == (1,)
+
+
+def test_trust_follows_a_reload(front):
+    running = front()
+    header = proxy_protocol.build_v2("192.0.2.7", 4711, "10.0.0.1", 1)
+    link, answer = login(running.port, header + startup())
+    link.close()
+    assert answer[:1] != b"R"
+    running.more += "proxy_protocol_networks = 127.0.0.1\n"
+    running.write_configuration()
+    running.console("RELOAD")
+    link, answer = login(running.port, header + startup())
+    with link:
+        assert answer[:1] == b"R"
+
+
+def test_header_before_tls(front, lab):
+    running = front(
+        {
+            "client_tls_sslmode": "require",
+            "client_tls_key_file": "{certs}/bouncer.key",
+            "client_tls_cert_file": "{certs}/bouncer.crt",
+        },
+        ours="proxy_protocol_networks = 127.0.0.1",
+    )
+    header = proxy_protocol.build_v2("192.0.2.7", 4711, "10.0.0.1", 1)
+    with socket.create_connection(("127.0.0.1", running.port), 5) as link:
+        link.sendall(header + SSL_REQUEST)
+        assert link.recv(1) == b"S"
+        context = lab.client_context()
+        with context.wrap_socket(link) as secure:
+            secure.sendall(startup())
+            assert secure.recv(1) == b"R"
+    assert running.wait_for_log(r"p0/u_trust@192\.0\.2\.7:4711 login attempt")
+
+
+# SHOW HAPROXY
+
+
+def test_show_haproxy_has_the_rows_of_its_socket(front, balancer, free_port, tmp_path):
+    port, back = free_port(), free_port()
+    lb = balancer(
+        "global\n stats socket {dir}/admin.sock mode 666 level user\n"
+        "defaults\n mode tcp\n timeout connect 1s\n timeout client 1h\n"
+        f" timeout server 1h\nlisten pool\n bind 127.0.0.1:{port}\n"
+        f" server one 127.0.0.1:{back} weight 100\n"
+    )
+    for place in (lb.directory, *lb.directory.parents):
+        if str(place).startswith("/tmp/"):
+            place.chmod(0o755)
+    lost = f"{lb.directory}/lost.sock"
+    running = front(ours=f"haproxy_sockets = {lb.socket}, {lost}")
+    rows = running.console("SHOW HAPROXY")
+    assert [row["name"] for row in rows] == ["FRONTEND", "one", "BACKEND", None]
+    assert (rows[1]["status"], rows[1]["weight"]) == ("no check", 100)
+    assert rows[3]["haproxy"] == lost and "no such socket" in rows[3]["error"]
+    lb.stop()
+    assert wait_for(lambda: running.console("SHOW HAPROXY")[1]["error"], 3)
+    row = running.console("SHOW HAPROXY")[1]
+    assert (row["name"], row["status"]) == ("one", "no check")
+    assert row["age_ms"] > 0
+    with running.connect() as client:
+        assert client.execute("select 1").fetchone() == (1,)
+
+
+def test_show_haproxy_without_a_socket_says_what_is_missing(front):
+    running = front()
+    with pytest.raises(psycopg.Error, match="haproxy_sockets is not set"):
+        running.console("SHOW HAPROXY")
