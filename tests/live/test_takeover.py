@@ -133,24 +133,23 @@ class Ledger:
 class Successor(RunningPooler):
     """The process that takes over: same directory, same port, another log."""
 
-    def __init__(self, old: RunningPooler, command: list[str]) -> None:
+    def __init__(self, old: RunningPooler, command: list[str], name: str) -> None:
         self.ground, self.server_port = old.ground, old.server_port
         self.directory, self.identity = old.directory, old.identity
         self.command, self.port, self.users = command, old.port, old.users
-        self.stderr, self.stdout = (
-            self.directory / "stderr2",
-            self.directory / "stdout2",
-        )
-        self.log_file = self.directory / "new.log"
+        self.stderr = self.directory / f"{name}.stderr"
+        self.stdout = self.directory / f"{name}.stdout"
+        self.log_file = self.directory / f"{name}.log"
+        self.file = f"{name}.ini"
         self.process, self._lines_taken = None, 0
         text = (self.directory / "pgbouncer.ini").read_text()
-        text = text.replace("old.log", "new.log")
-        (self.directory / "new.ini").write_text(text)
+        text = text.replace("old.log", f"{name}.log")
+        (self.directory / self.file).write_text(text)
         self.identity.own(self.directory)
 
     def take_over(self) -> None:
         """Start with -R and wait until it is up."""
-        self.start("-R", "new.ini")
+        self.start("-R", self.file)
         assert self.wait_until_up(), self.text()
 
 
@@ -159,8 +158,8 @@ def successor() -> Iterator[Callable[..., Successor]]:
     """Make a successor; all are stopped after the test."""
     made: list[Successor] = []
 
-    def make(old: RunningPooler, command: list[str]) -> Successor:
-        one = Successor(old, command)
+    def make(old: RunningPooler, command: list[str], name: str = "new") -> Successor:
+        one = Successor(old, command, name)
         made.append(one)
         return one
 
@@ -207,6 +206,28 @@ def test_takeover_under_load_loses_and_doubles_nothing(
     with second.connect() as connection:
         assert connection.execute("select 1").fetchone() == (1,)
     assert (first.directory / "pid").read_text() == f"{second.pid}\n"
+
+
+def test_takeovers_in_a_row_from_a_real_one_to_us_and_back(
+    lab: Ground,
+    postgres: Postgres,
+    pooler: Any,
+    successor: Callable[..., Successor],
+) -> None:
+    real = command_of(ORACLE, lab)
+    settings = dict(SETTINGS) | {"default_pool_size": CLIENTS + 10}
+    first = pooler(settings, command=real, may_end=True, run=False)
+    first.log_file = first.directory / "old.log"
+    first.run()
+    chain = [first]
+    ledger = Ledger(first, postgres, prepared=False)
+    for number, command in enumerate((lab.command, lab.command, real)):
+        assert ledger.progress(), ledger.errors
+        chain.append(successor(first, command, f"new{number}"))
+        chain[-1].take_over()
+        assert chain[-2].wait_for_exit(10) == 0
+    assert ledger.progress(), ledger.errors
+    ledger.finish()
 
 
 def test_takeover_keeps_cancel_keys_transactions_and_parameters(

@@ -204,7 +204,7 @@ def test_paused_old_process_is_left_alone(
         old.expect(b"")
         old.say(OK, ready_for_query())
         old.expect(b"SUSPEND")
-        old.say(error_response("ERROR", text, "08P01"), ready_for_query())
+        old.say(error_response(text, "08P01", "ERROR"), ready_for_query())
 
     new = play(script)
     new.login()
