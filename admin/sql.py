@@ -26,7 +26,13 @@ from admin.encode import (
     whole_number,
 )
 from admin.show import TOPICS, USERS_TABLE, Row, Topic
-from admin.sqlwords import Types, parameter_types, tokens_of, without_parameters
+from admin.sqlwords import (
+    Types,
+    parameter_types,
+    tokens_of,
+    with_casts,
+    without_parameters,
+)
 from bouncer.errors import CommandError
 from bouncer.wire.messages import encode_text
 
@@ -110,6 +116,7 @@ class Schema:
 
     def compile(self, text: str) -> Select:
         """Check a query and find out what it needs and gives."""
+        text = with_casts(text)
         tokens = tokens_of(text)
         count = max(
             (int(each.text[1:]) for each in tokens if each.kind == "parameter"),

@@ -21,7 +21,7 @@ _TOKEN: Final = re.compile(
   | (?P<name>[^\W\d]\w*|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\])
   | (?P<parameter>\$[1-9][0-9]?)
   | (?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)
-  | (?P<sign>\|\||<=|>=|<>|!=|==|.)
+  | (?P<sign>::|\|\||<=|>=|<>|!=|==|.)
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -60,6 +60,52 @@ def tokens_of(text: str) -> list[Token]:
         for match in _TOKEN.finditer(text)
         if match.lastgroup != "skip"
     ]
+
+
+def with_casts(text: str) -> str:
+    """Write PostgreSQL's `value::type` as SQLite understands it.
+
+    Drivers that put values into the text themselves (JDBC's simple mode) write
+    every number like this.
+    """
+    if "::" not in text:
+        return text
+    pieces = [(match.lastgroup, match[0]) for match in _TOKEN.finditer(text)]
+    done: list[str] = []
+    at = 0
+    while at < len(pieces):
+        kind, word = pieces[at]
+        at += 1
+        if word != "::" or kind != "sign":
+            done.append(word)
+            continue
+        while at < len(pieces) and pieces[at][0] == "skip":
+            at += 1
+        name = pieces[at][1] if at < len(pieces) else ""
+        at += 1
+        begin = _operand(done)
+        operand = "".join(done[begin:])
+        done[begin:] = [f"CAST({operand} AS {name})"]
+    return "".join(done)
+
+
+def _operand(words: Sequence[str]) -> int:
+    """Find where the value in front of a cast begins."""
+    at = len(words) - 1
+    while at > 0 and words[at].isspace():
+        at -= 1
+    if at >= 0 and words[at] == ")":
+        depth = 0
+        while at >= 0:
+            depth += {")": 1, "(": -1}.get(words[at], 0)
+            if depth == 0:
+                break
+            at -= 1
+        # The name of the function that the parentheses belong to.
+        at -= at > 0 and words[at - 1].isidentifier()
+    while at > 1 and words[at - 1] == ".":
+        at -= 2
+    return max(at, 0)
 
 
 def without_parameters(text: str) -> str:

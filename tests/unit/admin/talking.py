@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from admin.console import AdminConsole
@@ -113,6 +114,7 @@ class FakeApp:
         self.reload_error = ""
         self.clients = [socket_row()]
         self.descriptors: list[FdRow] = []
+        self.commands = SimpleNamespace(handed_over=False)
 
     # Acts
 
@@ -289,6 +291,7 @@ class FakeClient:
         self.tls_info = ""
         self.fd = -1
         self.unsent = 0
+        self.tracked = None
         self.data = b""
         self.writes = 0
 

@@ -436,6 +436,7 @@ def test_own_user_gets_a_descriptor_with_every_row() -> None:
         second, more = receive(theirs)
         assert kinds(decode(second)) == ["DataRow"]
         assert len(fds) == len(more) == 1
+        assert app.commands.handed_over
         os.write(more[0], b"x")
         assert os.read(fds[0], 1) == b"x"
         for fd in (*fds, *more, reading, writing):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from admin.sql import Run, Schema
+from admin.sqlwords import with_casts
 from bouncer.errors import CommandError
 from tests.unit.admin.talking import Conversation, FakeApp, console, socket_row
 
@@ -81,12 +82,40 @@ def test_select_asks_the_same_rows(busy_app: FakeApp, sql: str, answer: Any) -> 
 
 
 @pytest.mark.parametrize(
+    ("written", "understood"),
+    [
+        ("a > ('5'::int4)", "a > (CAST('5' AS int4))"),
+        ("'a::b'", "'a::b'"),
+        ("c.port::text", "CAST(c.port AS text)"),
+        ("sum(a + 1)::float8 / 2", "CAST(sum(a + 1) AS float8) / 2"),
+        ("(a + (b)) :: text", "CAST((a + (b))  AS text)"),
+        ("'1'::text::int", "CAST(CAST('1' AS text) AS int)"),
+        ("$1::int8", "CAST($1 AS int8)"),
+        ("a::", "CAST(a AS )"),
+        ("::int", "CAST( AS int)"),
+    ],
+)
+def test_casts_are_written_for_sqlite(written: str, understood: str) -> None:
+    assert with_casts(written) == understood
+
+
+def test_jdbc_in_simple_mode_casts_every_number(busy_app: FakeApp) -> None:
+    got = Conversation(busy_app).ask(
+        "SELECT id FROM clients WHERE id > ('7'::int4) AND user <> ('x') "
+        "ORDER BY id LIMIT ('2'::int8)"
+    )
+    assert rows(got) == [["8"], ["9"]]
+
+
+@pytest.mark.parametrize(
     ("sql", "sqlstate"),
     [
         ("SELECT nosuch FROM clients", "42703"),
         ("SELECT * FROM clients JOIN nosuch", "42P01"),
         ("SELECT nosuch(1) FROM clients", "42883"),
         ("SELECT * FROM clients WHERE (", "42601"),
+        ("SELECT id:: FROM clients", "42601"),
+        ("SELECT id FROM clients WHERE ::", "42601"),
         ("SELECT * FROM clients; SELECT * FROM pools", "42601"),
         ("SELECT * FROM clients; DELETE FROM clients", "42601"),
         ("SELECT name FROM sqlite_master JOIN clients", "42501"),
