@@ -12,7 +12,7 @@ from bouncer import log
 from bouncer.relay.outstanding cimport FORWARD, SWALLOW, owed_push
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport GONE, LINKED, SESSION, Pool
-from bouncer.relay.server cimport COPY_FAILED, PH_APPLY, Server
+from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN
 from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, statement_for)
@@ -112,6 +112,7 @@ cdef class Client(Stream):
         cdef Py_ssize_t start = 0       # forwarded so far
         cdef Py_ssize_t part
         cdef int code, kind, done
+        cdef bint full = False          # the server owes too much already
         cdef uint32_t length
         cdef Buf* composed = NULL       # rewritten output, once there is any
         cdef Buf own
@@ -157,6 +158,15 @@ cdef class Client(Stream):
                         composed = NULL
                     self.end("client close request", False, "08P01")
                     break
+                if server is not None and server.in_error and code != FE_SYNC \
+                        and kind != COPYING and server.is_skipping():
+                    # PostgreSQL would not look at it; we need not remember it.
+                    if pos > start:
+                        self.pass_on(server, p + start, pos - start, composed)
+                    self.dropping = True
+                    self.remain = length + 1
+                    start = pos
+                    continue
                 if kind == COPYING:
                     if server is None:
                         # PostgreSQL ignores these outside a COPY; taking a
@@ -171,6 +181,9 @@ cdef class Client(Stream):
                     self.remain = length + 1
                     self.pool.client_bytes += length + 1
                     continue
+                if server is not None and server.owed.count >= MOST_OWED:
+                    full = True
+                    break
                 if (kind == NAMED and self.pool.max_prepared > 0
                         and self.pool.mode != SESSION and self.replication == 0):
                     if composed == NULL:
@@ -218,6 +231,8 @@ cdef class Client(Stream):
             if not self.closed and server is not None and self.server is server:
                 if pos > start or (composed != NULL and buf_size(composed) > 0):
                     self.pass_on(server, p + start, pos - start, composed)
+                if full:
+                    server.crowd()
                 if server.release_due and self.remain == 0:
                     # Unless more was asked for meanwhile.
                     server.release_due = False
@@ -578,8 +593,8 @@ cdef class Client(Stream):
         return self.end("PQexec disallowed", True, "08P01")
 
     cdef int peer_eof(self) except -1:
-        if self.state == CL_LOGIN and (not self.started or buf_size(&self.held) == 0):
-            return self.end(None, False, "08P01")
+        if self.state == CL_LOGIN:
+            return self.end(None, False, "08P01")   # a probe, or given up
         return self.end("client unexpected eof", False, "08P01")
 
     cdef bint busy_with_part(self) noexcept:

@@ -35,6 +35,9 @@ cdef enum Place:                # why the place of a server is still to be found
     PLACE_RESET = 2             # its reset or check is over
     PLACE_LOGIN = 3
 
+cdef enum:
+    MOST_OWED = 20000           # requests under way before a client must wait
+
 cdef enum Copy:
     COPY_NONE = 0
     COPY_IN = 1
@@ -59,6 +62,7 @@ cdef class Server(Stream):
         bint release_due        # done, but the client still sends half a message
         int place_due           # bytes follow the last answer: look at them first
         bint spoke              # it answered something since the last ReadyForQuery
+        bint crowded            # too much is owed: its client is not read
         bint unsure             # one ReadyForQuery more than we count may come
         bint probed             # ... our empty query that tells has been answered
         bint in_error           # an ErrorResponse came since the last ReadyForQuery
@@ -98,6 +102,8 @@ cdef class Server(Stream):
     cdef int settle_ready(self) except -1
     cdef int probe(self) except -1
     cdef bint can_answer_now(self) noexcept
+    cdef bint is_skipping(self) noexcept
+    cdef int crowd(self) except -1
     cdef bint is_certain(self, Prepared* item) noexcept
     cdef int owe_fake(self, int code, Pending pending) except -1
     cdef int do_again(self) except -1

@@ -261,6 +261,9 @@ cdef class Server(Stream):
         self.pool.server_bytes += forwarded
         if pos > start:
             self.pass_on(client, p + start, pos - start)
+        if self.crowded and self.owed.count < MOST_OWED // 2:
+            self.crowded = False
+            self.poller.later.append(client.pump)
         return pos
 
     cdef int pass_on(self, Client client, const char* p, Py_ssize_t count) except -1:
@@ -291,6 +294,31 @@ cdef class Server(Stream):
     cdef bint can_answer_now(self) noexcept:
         """May an answer of our own go out before anything else the server says?"""
         return self.owed.count == 0 and self.remain == 0 and not self.in_error
+
+    cdef bint is_skipping(self) noexcept:
+        """Does PostgreSQL throw away all that comes before a Sync?
+
+        Only called after an error. A Query or Sync that is owed was sent behind what
+        has failed, so that it goes on from there.
+        """
+        cdef uint32_t i
+        cdef int kind
+        for i in range(self.owed.count):
+            kind = owed_at(&self.owed, i).kind
+            if kind == FE_SYNC or kind == FE_QUERY or kind == FE_FUNCTION_CALL:
+                return False
+        return self.owed.count > 0
+
+    cdef int crowd(self) except -1:
+        """The client asks without end: wait until half of it is answered.
+
+        PostgreSQL may be waiting for a Flush before it answers at all.
+        """
+        self.client.pause_reading()
+        if self.crowded:
+            return 0
+        self.crowded = True
+        return self.send(b"H\0\0\0\4", 5)
 
     cdef bint is_certain(self, Prepared* item) noexcept:
         """Will the server have this statement when it reads what we send now?
@@ -480,6 +508,9 @@ cdef class Server(Stream):
         if self.owed.count:
             return 0
         self.evicting = 0
+        if self.crowded:
+            self.crowded = False
+            self.poller.later.append(client.pump)
         if self.unsure and client.sent_whole():
             return self.probe()
         now = self.poller.now
@@ -516,8 +547,9 @@ cdef class Server(Stream):
                 return count
             if count - pos < <Py_ssize_t>length + 1:
                 break
-            log.warning(f"{self.prefix} got packet '{shown_code(code)}' "
-                        "from server when not linked")
+            if not self.dirty:
+                log.warning(f"{self.prefix} got packet '{shown_code(code)}' "
+                            "from server when not linked")
             if code != BE_NOTIFICATION:
                 self.dirty = True
             if code == BE_PARAMETER_STATUS:
@@ -760,6 +792,10 @@ cdef class Server(Stream):
     def attach(self, int fd):
         """Take the socket once there is one (names are resolved before)."""
         self.fd = fd
+
+    def learn_parameter(self, bytes body not None):
+        """A talk was told of a ParameterStatus."""
+        self.note_parameter(body, len(body))
 
     def mark_ready(self):
         """It has logged in and waits for a request."""

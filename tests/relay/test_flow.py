@@ -108,3 +108,74 @@ def test_message_of_any_size_in_any_pieces(relay, size):
         server.send(answer[start : start + 4099])
     assert client.take() == answer
     assert server.server.clean
+
+
+def test_client_that_asks_without_end_must_wait(relay):
+    """Requests that we answer ourselves cost a client nothing and us memory."""
+    r = relay()
+    client = r.client()
+    client.send(f.parse("a", "S0"), f.SYNC)
+    server = r.servers[0]
+    server.send(f.PARSE_COMPLETE, f.ready())
+    client.take()
+    client.send(f.bind("a"))
+    server.take()
+    client.queue(b"".join(f.close(f"x{n}") for n in range(60_000)) + f.SYNC)
+    for _ in range(30):
+        r.turn()
+    assert server.server.owed_count <= 20_001
+    assert client.unsent
+    # It asked for no Flush: so do we, or the server would never answer.
+    assert f.codes(server.take()) == "H"
+    server.send(f.BIND_COMPLETE)
+    got = client.take()
+    while data := client.take():
+        got += data
+    assert f.codes(got) == "2" + "3" * 60_000
+    assert f.codes(server.take()) == "S"
+    server.send(f.ready())
+    assert client.codes() == "Z"
+    assert server.server.clean
+
+
+def test_pipeline_longer_than_the_limit_goes_on(relay):
+    r = relay()
+    client = r.client()
+    count = 50_000
+    client.queue(f.query("q") * count)
+    server = r.servers[0] if r.servers else None
+    got, answered = b"", 0
+    while answered < count:
+        r.turn()
+        server = r.servers[0]
+        asked = f.codes(server.take())
+        answered += asked.count("Q")
+        server.queue((f.complete("x") + f.ready()) * asked.count("Q"))
+        got += client.take()
+    got += client.take()
+    assert f.codes(got) == "CZ" * count
+    assert server.server.clean
+
+
+def test_requests_that_postgresql_skips_are_not_remembered(relay):
+    r = relay()
+    client = r.client()
+    client.send(f.bind(""), f.FLUSH)
+    server = r.servers[0]
+    server.send(f.error("26000", "no such statement"))
+    assert client.codes() == "E"
+    server.take()
+    for _ in range(100):
+        client.send(f.parse("a", "S1") * 500 + f.query("no") * 500)
+    assert server.server.owed_count == 1
+    client.send(f.SYNC)
+    assert f.codes(server.take()) == "S"
+    server.send(f.ready())
+    assert client.codes() == "Z"
+    assert client.client.prepared_names == []
+
+
+def test_idle_server_that_chatters_is_logged_once(relay, logged):
+    r = relay()
+    r.server().send(f.notice("hm") * 5000)
+    assert len([line for line in logged if "when not linked" in line]) == 1
