@@ -80,11 +80,13 @@ def read_startup(client: Any, settings: Settings, body: bytes) -> Startup:
     """
     rules = rules_of(settings)
     params, terminated = parse_startup(body[4:])
-    client.replication = 0
+    replication = 0
     client.startup_options = None
-    for name, value in params:
-        if name == b"replication":
-            client.replication = replication_kind(value)
+    if b"replication" in body:
+        for name, value in params:
+            if name == b"replication":
+                replication = replication_kind(value)
+    client.replication = replication
 
     user = database = b""
     given: dict[str, str] = {}
@@ -95,7 +97,7 @@ def read_startup(client: Any, settings: Settings, body: bytes) -> Startup:
         elif name == b"database":
             database = value
         elif name == b"options":
-            if client.replication:
+            if replication:
                 client.startup_options = decode_text(value)
             else:
                 _take_options(client, rules, value, given)
