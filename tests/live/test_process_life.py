@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from bouncer.wire.messages import startup_message
 from tests.replay.pooler import program_environment, wait_for
 from tests.support.ground import Ground
 from tests.support.pooler import RunningPooler
@@ -464,8 +465,15 @@ def pythonpath() -> dict[str, str]:
 
 def cycle(one: RunningPooler, count: int) -> None:
     """Connect to the console and leave, *count* times."""
+    hello = startup_message([("user", "admin"), ("database", "pgbouncer")])
+    ready = b"Z\0\0\0\5I"
     for _ in range(count):
-        one.connect("pgbouncer", "admin").close()
+        with socket.create_connection(("127.0.0.1", one.port), timeout=10) as sock:
+            sock.sendall(hello)
+            answer = sock.recv(4096)
+            while not answer.endswith(ready):
+                answer += sock.recv(4096)
+            sock.sendall(b"X\0\0\0\4")
 
 
 def test_connects_and_reloads_leave_no_descriptor_and_no_memory(pooler: Any) -> None:
