@@ -42,9 +42,9 @@ _EXPECTED = (
     BE_PARSE_COMPLETE,
     BE_BIND_COMPLETE,
     BE_COMMAND_COMPLETE,
-    BE_PARAMETER_STATUS,
     BE_NOTICE,
 )
+_IDLE = b"I"
 
 
 def auth_query(server: Any, query: str, user_name: str) -> Talk:
@@ -69,7 +69,14 @@ def auth_query(server: Any, query: str, user_name: str) -> Talk:
             elif code == BE_ROW_DESCRIPTION:
                 check_columns(parse_column_count(body))
             elif code == BE_READY:
+                if body != _IDLE:
+                    raise Disconnect(
+                        "unexpected response from auth_query", notify=False
+                    )
                 return found
+            elif code == BE_PARAMETER_STATUS:
+                # A function may set things: the next client must not inherit them.
+                server.learn_parameter(body)
             elif code == BE_ERROR:
                 log.error(error_line("S: error in auth_query", body))
                 raise Disconnect("error response from auth_query", notify=False)

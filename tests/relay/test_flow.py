@@ -28,7 +28,7 @@ def test_slow_reader_gets_everything_in_order(relay):
     slow.reading = False
     slow.send(f.query("a"))
     server = r.servers[0]
-    sent = [f.data_row(bytes([65 + n % 26]) * 5000) for n in range(1000)]
+    sent = [f.data_row(bytes([65 + n % 26]) * 5000) for n in range(300)]
     for row in sent:
         server.queue(row)
         r.turn()

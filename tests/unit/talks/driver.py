@@ -108,6 +108,11 @@ class FakeServer(Stream):
         self.pool = pool
         self.host = "db.example"
         self.prefix = f"S: {pool.database.name}/{pool.user.name}"
+        self.learnt: list[bytes] = []
+
+    def learn_parameter(self, body: bytes) -> None:
+        """Keep what a ParameterStatus said."""
+        self.learnt.append(body)
 
     def startup_params(self) -> list[tuple[str, str]]:
         """As the pool says."""

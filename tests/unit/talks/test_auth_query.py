@@ -65,10 +65,18 @@ def test_no_row_is_nobody() -> None:
 
 
 def test_notices_and_parameters_do_not_disturb() -> None:
-    found, _ = ask(
+    found, server = ask(
         (ord("N"), b"\0"), (ord("S"), b"a\0b\0"), *PREAMBLE, row("ann", "x"), *DONE
     )
     assert found == ("ann", "x")
+    assert server.learnt == [b"a\0b\0"]
+
+
+@pytest.mark.parametrize("status", [b"T", b"E", b"", b"II"])
+def test_query_that_leaves_a_transaction_open(status: bytes) -> None:
+    """The server was taken for idle and went to the next client."""
+    left = [*PREAMBLE, row("ann", "x"), (ord("C"), b"SELECT 1\0"), (ord("Z"), status)]
+    assert dropped(*left) == "unexpected response from auth_query"
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
