@@ -250,6 +250,7 @@ ROWS: Final = (
     # Our own section. Not in SHOW CONFIG, so that tools see what PgBouncer shows.
     Param("agent_listen", STRING, "", reload=False, section=OURS),
     Param("haproxy_sockets", STRING, "", section=OURS),
+    Param("health_check_user", STRING, "", section=OURS),
     Param("health_databases", STRING, "", section=OURS),
     Param("health_down_after", TIME, "10", section=OURS),
     Param("health_listen", STRING, "", reload=False, section=OURS),

@@ -123,6 +123,7 @@ class Settings:
     # Section [pybouncer]
     agent_listen: str
     haproxy_sockets: str
+    health_check_user: str
     health_databases: str
     health_down_after: float
     health_listen: str

@@ -20,6 +20,7 @@ from bouncer import log
 from bouncer.errors import Disconnect, cut
 from bouncer.relay.talk import READ
 from bouncer.talks.authenticate import exchange_for
+from bouncer.talks.health_check import answer_check, is_check
 from bouncer.talks.login_packets import StartAgain, Talk, sort_out, start_tls
 from bouncer.talks.startup import LOGICAL, PHYSICAL, read_startup
 from bouncer.wire.messages import (
@@ -98,6 +99,9 @@ def client_login(client: Any, app: Any) -> Talk:
                 raise Disconnect("client password pkt before startup packet")
             if body.startswith(_CANCEL):
                 return cancel_asked(body)
+        checker = app.settings.health_check_user
+        if checker and is_check(body, checker):
+            yield from answer_check(client)
         login = begin(client, app, body)
         if login.console is not None and is_own_user(client, login.user_name):
             return welcome_own_user(client, app, login)

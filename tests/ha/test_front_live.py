@@ -200,6 +200,60 @@ def test_probe_leaves_no_line_no_client_and_no_server(front, data, answer):
     assert sorted(times)[270] < 0.05
 
 
+CHECKED = """\
+global
+    stats socket {{dir}}/admin.sock level admin
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 1h
+    timeout server 1h
+listen pool
+    bind 127.0.0.1:{front}
+    option pgsql-check user hacheck
+    server p1 127.0.0.1:{port} check inter 100ms
+"""
+
+
+@pytest.mark.parametrize("auth_type", ["trust", "scram-sha-256"])
+def test_pgsql_check_is_silent_and_takes_no_slot(front, balancer, free_port, auth_type):
+    running = front(
+        {"max_client_conn": 2, "auth_type": auth_type},
+        ours="health_check_user = hacheck",
+    )
+    assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
+    with running.connect(user="u_md5") as client, running.connect(user="u_md5"):
+        # The last slot is taken; the check is none of the clients.
+        assert wait_for(lambda: quiet(running))
+        before = len(running.lines())
+        lb = balancer(CHECKED.format(front=free_port(), port=running.port))
+        assert wait_for(
+            lambda: lb.row("pool", "p1").last_check == "PostgreSQL server is ok"
+        )
+        # Some ten checks more.
+        time.sleep(1)
+        assert lb.row("pool", "p1").times_down == 0
+        assert running.lines()[before:] == []
+        assert client.execute("select 1").fetchone() == (1,)
+        with pytest.raises(psycopg.OperationalError, match="cannot run queries"):
+            psycopg.connect(
+                host="127.0.0.1", port=running.port, user="hacheck", dbname="p0"
+            ).execute("select 1")
+
+
+def test_startup_with_terminate_is_silent_too(front):
+    running = front(ours="health_check_user = hacheck")
+    assert wait_for(lambda: quiet(running))
+    before = len(running.lines())
+    for _ in range(50):
+        link, answer = login(running.port, STARTUP)
+        with link:
+            assert answer[:1] == b"R" and answer.endswith(b"Z\0\0\0\5I")
+            link.sendall(b"X\0\0\0\4")
+            assert link.recv(1) == b""
+    assert running.lines()[before:] == []
+
+
 def test_checks_do_not_take_the_last_client_slot(front):
     running = front({"max_client_conn": 1})
     with running.connect() as client:
