@@ -14,6 +14,7 @@ import errno
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
@@ -69,6 +70,8 @@ DRAIN_PAUSE: Final = 0.02
 # the connection when they do not fit.
 LONGEST_REFUSAL: Final = 512
 QUERY_THREADS: Final = 2
+# Seconds for which such a thread may keep the interpreter from the loop.
+SWITCH_INTERVAL: Final = 0.0005
 
 FE_QUERY: Final = int(Frontend.FE_QUERY)
 FE_TERMINATE: Final = int(Frontend.FE_TERMINATE)
@@ -187,6 +190,8 @@ class AdminConsole:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run *work* beside the loop."""
         if self._threads is None:
+            # The loop would wait up to 5 ms for the interpreter each time.
+            sys.setswitchinterval(SWITCH_INTERVAL)
             self._threads = ThreadPoolExecutor(QUERY_THREADS, "console-select")
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, work)

@@ -291,11 +291,12 @@ def test_many_consoles_ask_while_clients_work(pooler):
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_show_clients_does_not_hold_up_queries(pooler, count):
+@pytest.mark.parametrize("command", ["SHOW CLIENTS", "SELECT * FROM clients"])
+def test_listing_clients_does_not_hold_up_queries(pooler, count, command):
     """Issue 5: 10 000 clients within 200 ms, queries not held up for more than 5 ms.
 
-    What a query notices is told by one client that goes on asking meanwhile. The
-    bounds here are wider: this process, too, wants a processor, and others may. An
+    What a query notices is told by one client that goes on asking meanwhile, beside
+    what it notices anyway: this process and others want the processors, too. An
     answer made in one go would hold a query up for 80 ms and more.
     """
     one = pooler({"pool_mode": "transaction", "max_client_conn": count + 50})
@@ -307,24 +308,34 @@ def test_show_clients_does_not_hold_up_queries(pooler, count):
         console = stack.enter_context(fake_console(one))
         worker = stack.enter_context(FakeClient(one.port))
         worker.login("p0", "u_trust")
-        worker.ask("select 1")
-        figures = [listed(console, worker, count + 2) for _ in range(5)]
-    lasted, slowest = (min(column) for column in zip(*figures, strict=True))
-    print(f"{count} clients: {lasted * 1000:.1f} ms; slowest {slowest * 1000:.1f} ms")
-    assert lasted < 0.5
-    assert slowest < 0.02
+        listed(console, worker, command, count + 2)
+        quiet, busy, spent = [], [], []
+        for _ in range(8):
+            quiet.append(max(timed(worker) for _ in range(200)))
+            before = one.cpu()
+            busy.append(listed(console, worker, command, count + 2))
+            spent.append(one.cpu() - before)
+    figures = [1000 * min(column) for column in (quiet, busy, spent)]
+    print(f"{command}, {count}: %.1f ms, quiet %.1f; CPU %.0f ms" % tuple(figures))
+    # The resolution of the CPU clock is 10 ms.
+    assert figures[2] < 20 + count * (0.02 if command.startswith("SHOW") else 0.06)
+    assert figures[1] < figures[0] + 10
 
 
-def listed(console, worker, count):
-    """How long SHOW CLIENTS took, and the slowest query that passed meanwhile."""
+def timed(worker):
+    """How long one query takes, in seconds."""
     begun = time.monotonic()
-    console.send_bytes(query("SHOW CLIENTS"))
+    worker.ask("select 1")
+    return time.monotonic() - begun
+
+
+def listed(console, worker, command, count):
+    """Run *command* and go on asking; the slowest query that passed meanwhile."""
+    console.send_bytes(query(command))
     got, slowest = b"", 0.0
     console.sock.setblocking(False)
     while not got.endswith(READY):
-        asked = time.monotonic()
-        worker.ask("select 1")
-        slowest = max(slowest, time.monotonic() - asked)
+        slowest = max(slowest, timed(worker))
         try:
             while part := console.sock.recv(1 << 20):
                 got += part
@@ -332,4 +343,4 @@ def listed(console, worker, count):
             continue
     console.sock.settimeout(10)
     assert got.count(b"\0\0\0\x01C\0\0\0") == count
-    return time.monotonic() - begun, slowest
+    return slowest
