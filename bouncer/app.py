@@ -31,13 +31,13 @@ from bouncer.pool.keeper import Keeper
 from bouncer.pool.limits import MODES, Limits
 from bouncer.pool.pools import ServerPool
 from bouncer.pool.registry import CONSOLE, DatabaseState, Registry, UserState
+from bouncer.probe import Probes
 from bouncer.relay import client as relay_client
 from bouncer.relay import server as relay_server
 from bouncer.relay import tracked as relay_tracked
 from bouncer.relay.acceptor import Acceptor
 from bouncer.relay.poller import Poller
 from bouncer.relay.tracked import from_dict
-from bouncer.probe import Probes
 from bouncer.rows import Rows
 from bouncer.stats import Stats
 from bouncer.talks.client_login import CancelAsked, client_login
@@ -58,12 +58,7 @@ class Bouncer:
         loop: asyncio.AbstractEventLoop | None,
         options: Any = None,
     ) -> None:
-        """Read the files that go with *configuration*.
-
-        Without a *loop* nothing here needs one until `attach`: what is read may be
-        root's, so it is read before the user is switched, and thus before the fork
-        of -d, which no loop survives.
-        """
+        """Read the configuration's files: as root, before the fork and any loop."""
         self.config = configuration
         self.config_path = config_path
         self.options = options
@@ -77,8 +72,7 @@ class Bouncer:
         self.proxy: Any = None
         self.on_settings: Any = None  # called with settings that have changed
         self.service: Any = None
-        # Called when a successor has our sockets and we stay for a while.
-        self.stepped_aside: Callable[[], None] | None = None
+        self.stepped_aside: Callable[[], None] | None = None  # a successor has it all
         self.listeners: Any = Listeners()
         self.acceptors: dict[Listener, Acceptor] = {}
         self.logging_in: dict[Any, None] = {}
@@ -133,7 +127,9 @@ class Bouncer:
     def start(self, listeners: Listeners) -> None:
         """Begin to serve on *listeners*."""
         self.listeners = listeners
-        listeners.attach(self.watch, self.unwatch, self.last_call)
+        listeners.attach(
+            self.watch, self.unwatch, lambda one: self.acceptors[one].last_call()
+        )
         self.loop.add_reader(self.poller.fd, self.poller.dispatch)
         self.loop.call_later(JANITOR_PERIOD, self.upkeep)
         self.loop.call_later(max(self.settings.stats_period, 1), self.report)
@@ -152,11 +148,6 @@ class Bouncer:
         acceptor = Acceptor(self.poller, listener.fd, self, listener)
         self.acceptors[listener] = acceptor
         acceptor.watch()
-
-    def last_call(self, listener: Listener) -> None:
-        acceptor = self.acceptors.get(listener)
-        if acceptor is not None:
-            acceptor.last_call()
 
     def unwatch(self, listener: Listener) -> None:
         acceptor = self.acceptors.pop(listener, None)
@@ -239,7 +230,7 @@ class Bouncer:
         pool.mode = MODES[self.limits.pool_mode(pool)]
         pool.max_prepared = max(settings.max_prepared_statements, 0)
         pool.round_robin = bool(settings.server_round_robin)
-        pool.reset_query = settings.server_reset_query.encode("utf-8", "surrogateescape")
+        pool.reset_query = log.encode(settings.server_reset_query)
         pool.reset_on_release = bool(pool.reset_query) and (
             pool.mode == 0 or bool(settings.server_reset_query_always)
         )
@@ -350,7 +341,8 @@ class Bouncer:
             tls.server_context(self.settings)
         except ConfigError as error:
             log.error(str(error))
-            log.error("TLS configuration could not be reloaded, keeping old configuration")
+            text = "TLS configuration could not be reloaded, keeping old configuration"
+            log.error(text)
             return False
         self.client_tls = fresh
         return True
