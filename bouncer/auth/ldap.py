@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -256,8 +257,12 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
 }
 
 
-def _load() -> Any:
-    """Load libldap and say what its functions take; None when there is none."""
+@cache
+def library() -> Any:
+    """Load libldap and say what its functions take; None when there is none.
+
+    Only when somebody needs it: it brings a TLS library of its own.
+    """
     for name in (
         "libldap.so.2",
         "libldap-2.5.so.0",
@@ -265,33 +270,30 @@ def _load() -> Any:
         "libldap.so",
     ):
         try:
-            library = ctypes.CDLL(name)
+            found = ctypes.CDLL(name)
             for function, (arguments, result) in _FUNCTIONS.items():
-                getattr(library, function).argtypes = arguments
+                getattr(found, function).argtypes = arguments
                 if result is not None:
-                    getattr(library, function).restype = result
+                    getattr(found, function).restype = result
         except (OSError, AttributeError):
             continue
-        return library
+        return found
     return None
 
 
-# At import: afterwards the process may no longer be allowed to read libraries.
-_lib = _load()
-AVAILABLE = _lib is not None
 _threads = ThreadPoolExecutor(WORKERS, "ldap")
 
 
 def text_of(code: int) -> str:
     """Say what a result code means."""
-    text: bytes = _lib.ldap_err2string(code)
+    text: bytes = library().ldap_err2string(code)
     return text.decode("utf-8", "replace")
 
 
 def _take_string(pointer: ctypes.c_void_p) -> str:
     """Copy a string that the library has made, and free it."""
     value = ctypes.string_at(pointer.value or 0).decode("utf-8", "surrogateescape")
-    _lib.ldap_memfree(pointer)
+    library().ldap_memfree(pointer)
     return value
 
 
@@ -302,7 +304,7 @@ class Connection:
         self.options = options
         self.handle = ctypes.c_void_p()
         self.server, uris = addresses(options)
-        code = _lib.ldap_initialize(ctypes.byref(self.handle), encode_text(uris))
+        code = library().ldap_initialize(ctypes.byref(self.handle), encode_text(uris))
         if code != LDAP_SUCCESS:
             raise LdapError(f"could not initialize LDAP: {text_of(code)}")
         try:
@@ -320,7 +322,7 @@ class Connection:
         )
         self.set_option(LDAP_OPT_TIMEOUT, Timeval(ANSWER_TIMEOUT, 0), "timeout")
         if self.options.tls:
-            code = _lib.ldap_start_tls_s(self.handle, None, None)
+            code = library().ldap_start_tls_s(self.handle, None, None)
             if code != LDAP_SUCCESS:
                 port = self.options.port or PORTS[self.options.scheme]
                 raise LdapError(
@@ -330,14 +332,14 @@ class Connection:
 
     def set_option(self, option: int, value: Any, what: str) -> None:
         """Set one option of the connection."""
-        code = _lib.ldap_set_option(self.handle, option, ctypes.byref(value))
+        code = library().ldap_set_option(self.handle, option, ctypes.byref(value))
         if code != LDAP_SUCCESS:
             raise LdapError(f"could not set LDAP {what}: {text_of(code)}")
 
     def bind(self, dn: str, password: bytes) -> int:
         """Log in with a simple bind; gives the result code."""
         secret = Berval(len(password), password)
-        code: int = _lib.ldap_sasl_bind_s(
+        code: int = library().ldap_sasl_bind_s(
             self.handle, encode_text(dn), None, ctypes.byref(secret), None, None, None
         )
         return code
@@ -347,7 +349,7 @@ class Connection:
         shown = self.options.filter_for(user)
         attributes = (ctypes.c_char_p * 2)(NO_ATTRIBUTES, None)
         result = ctypes.c_void_p()
-        code = _lib.ldap_search_ext_s(
+        code = library().ldap_search_ext_s(
             self.handle,
             encode_text(self.options.base_dn or ""),
             self.options.scope,
@@ -369,11 +371,11 @@ class Connection:
             return self.only_entry(result, user, shown)
         finally:
             if result:
-                _lib.ldap_msgfree(result)
+                library().ldap_msgfree(result)
 
     def only_entry(self, result: Any, user: str, shown: str) -> str:
         """Give the DN of the one entry that was found."""
-        count = _lib.ldap_count_entries(self.handle, result)
+        count = library().ldap_count_entries(self.handle, result)
         if count != 1:
             what = "does not exist" if count == 0 else "is not unique"
             many = "no entries" if count == 0 else f"{count} entries"
@@ -382,15 +384,15 @@ class Connection:
                 f'LDAP search for filter "{shown}" on server "{self.server}" '
                 f"returned {many}.",
             )
-        entry = _lib.ldap_first_entry(self.handle, result)
-        dn = _lib.ldap_get_dn(self.handle, entry)
+        entry = library().ldap_first_entry(self.handle, result)
+        dn = library().ldap_get_dn(self.handle, entry)
         if not dn:
             raise LdapError(f'LDAP user "{user}" does not exist')
         return _take_string(ctypes.c_void_p(dn))
 
     def close(self) -> None:
         """Say goodbye."""
-        _lib.ldap_unbind_ext_s(self.handle, None, None)
+        library().ldap_unbind_ext_s(self.handle, None, None)
 
 
 def addresses(options: Options) -> tuple[str, str]:
@@ -402,11 +404,14 @@ def addresses(options: Options) -> tuple[str, str]:
     # RFC 2782: the servers of the domain that the base DN names.
     domain = ctypes.c_void_p()
     base = encode_text(options.base_dn or "")
-    if _lib.ldap_dn2domain(base, ctypes.byref(domain)) or not domain:
+    if library().ldap_dn2domain(base, ctypes.byref(domain)) or not domain:
         raise LdapError("could not extract domain name from ldapbasedn")
     name = _take_string(domain)
     hosts = ctypes.c_void_p()
-    if _lib.ldap_domain2hostlist(encode_text(name), ctypes.byref(hosts)) or not hosts:
+    if (
+        library().ldap_domain2hostlist(encode_text(name), ctypes.byref(hosts))
+        or not hosts
+    ):
         raise LdapError(
             f'LDAP authentication could not find DNS SRV records for "{name}"'
         )
@@ -416,6 +421,12 @@ def addresses(options: Options) -> tuple[str, str]:
 
 
 # A login
+
+
+async def is_available() -> bool:
+    """Say whether this machine has libldap."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, library) is not None
 
 
 async def authenticate(options: str, user: str, password: bytes) -> bool:

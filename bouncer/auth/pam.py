@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 from bouncer import log
@@ -93,7 +94,9 @@ class Libraries:
         return found.decode("utf-8", "replace") if found else str(code)
 
 
-def _load() -> Libraries | None:
+@cache
+def libraries() -> Libraries | None:
+    """Load libpam, when somebody needs it; None when there is none."""
     for name in ("libpam.so.0", "libpam.so", "libpam.dylib"):
         try:
             return Libraries(ctypes.CDLL(name))
@@ -102,8 +105,6 @@ def _load() -> Libraries | None:
     return None
 
 
-# At import: afterwards the process may no longer be allowed to read libraries.
-_libraries = _load()
 _thread = ThreadPoolExecutor(1, "pam")
 
 
@@ -120,9 +121,10 @@ async def authenticate(user: str, password: bytes, address: str) -> bool:
 
 def check(user: bytes, password: bytes, address: bytes) -> tuple[bool, list[str]]:
     """Ask PAM; gives the verdict and lines for the log. Blocks."""
-    if _libraries is None:
+    pam = libraries()
+    if pam is None:
         return False, ["pam_start() failed: libpam was not found"]
-    session = Session(_libraries, password)
+    session = Session(pam, password)
     return session.run(user, address), session.lines
 
 

@@ -339,7 +339,8 @@ def check_ldap(client: Any, app: Any, rule: Any, login: Any) -> Talk:
     options = rule.options if rule is not None else app.settings.auth_ldap_options
     if options is None:
         raise Disconnect("auth_ldap_options is null")
-    if not ldap.AVAILABLE:
+    available = yield ldap.is_available()
+    if not available:
         raise Disconnect("ldap is not supported by this build")
     client.write(AUTHENTICATION_CLEARTEXT)
     password = yield from clear_password(client, app)

@@ -28,7 +28,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Lines:
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that writes the service file `pgbouncer`."""
-    if pam._libraries is None or not any(path.is_dir() for path in MODULES):
+    libraries = pam.libraries()
+    if libraries is None or not any(path.is_dir() for path in MODULES):
         pytest.skip("needs PAM (apt-get install libpam-modules)")
     try:
         start = ctypes.CDLL("libpam.so.0").pam_start_confdir
@@ -43,7 +44,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         code: int = start(service, user, conv, where, found)
         return code
 
-    monkeypatch.setattr(pam._libraries, "start", started)
+    monkeypatch.setattr(libraries, "start", started)
 
     def write(*lines: str) -> None:
         (tmp_path / "pgbouncer").write_text("\n".join(lines) + "\n")
@@ -137,8 +138,9 @@ class Prompts:
 
 @pytest.fixture
 def session(stack: Any) -> pam.Session:
-    assert pam._libraries is not None
-    return pam.Session(pam._libraries, b"secret")
+    libraries = pam.libraries()
+    assert libraries is not None
+    return pam.Session(libraries, b"secret")
 
 
 def test_prompts_that_are_not_echoed_get_the_password(session: pam.Session) -> None:
@@ -163,6 +165,6 @@ def test_password_is_not_typed_where_it_would_be_shown(session: pam.Session) -> 
 def test_without_libpam_everybody_is_refused(
     monkeypatch: pytest.MonkeyPatch, logged: Lines
 ) -> None:
-    monkeypatch.setattr(pam, "_libraries", None)
+    monkeypatch.setattr(pam, "libraries", lambda: None)
     assert not ask()
     assert logged.take() == ["WARNING pam_start() failed: libpam was not found"]

@@ -213,7 +213,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, name: str, right: bytes) -> list[Any]
         return right in arguments
 
     monkeypatch.setattr(f"bouncer.auth.{name}.authenticate", authenticate)
-    monkeypatch.setattr("bouncer.auth.ldap.AVAILABLE", True)
+    monkeypatch.setattr("bouncer.auth.ldap.library", lambda: "libldap")
     return asked
 
 
@@ -314,6 +314,6 @@ def test_ldap_without_options_or_library(
 ) -> None:
     app = FakeApp(auth_type="ldap")
     assert attempt(app, "plain", b"x", "eve") == "auth_ldap_options is null"
-    monkeypatch.setattr("bouncer.auth.ldap.AVAILABLE", False)
+    monkeypatch.setattr("bouncer.auth.ldap.library", lambda: None)
     app = FakeApp(auth_type="ldap", auth_ldap_options="ldapserver=h ldapprefix=x")
     assert attempt(app, "plain", b"x", "eve") == "ldap is not supported by this build"
