@@ -174,7 +174,7 @@ cdef class Pool:
             return server.end("replication client was closed", True, False, "08P01")
         if self.reset_on_release and not after_reset:
             if len(self.reset_query) > LONGEST_QUERY:
-                return server.end("reset query failed", True, False, "08P01")
+                return server.end("reset query failed", False, False, "08P01")
             server.state = SV_TESTED
             self.tested.push_head(server)
             return server.ask(self.reset_query, PH_RESET)
@@ -323,7 +323,7 @@ cdef class Pool:
     def check(self, Server server):
         """Ask a used server whether it lives; it becomes idle when it answers."""
         if len(self.check_query) > LONGEST_QUERY:
-            server.end("test query failed", True, False, "08P01")
+            server.end("test query failed", False, False, "08P01")
             return
         server.state = SV_TESTED
         self.tested.push_head(server)

@@ -69,6 +69,8 @@ MD5_SALT = 4
 _NOT_ANSWERED = "failed to answer authreq"
 _YES = 0x53  # 'S'
 _NO = 0x4E  # 'N'
+# PgBouncer builds this message in a buffer of 512 bytes.
+LONGEST_PACKET = 512
 # What a connect_query may be answered with besides what any login message may be.
 _RESULTS = (BE_ROW_DESCRIPTION, BE_DATA_ROW, BE_COMMAND_COMPLETE, BE_EMPTY_QUERY)
 
@@ -116,7 +118,10 @@ def server_login(server: Any, app: Any) -> Talk:
             take_message(server, login, code, body)
     connect_query = server.pool.database.config.connect_query
     if connect_query:
-        server.write(query(connect_query))
+        asked = query(connect_query)
+        if len(asked) > LONGEST_PACKET:
+            raise Disconnect("exec_on_connect query failed", notify=False)
+        server.write(asked)
         yield from connect_query_done(server, login)
     return login
 

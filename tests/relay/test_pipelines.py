@@ -367,3 +367,21 @@ def test_nonsense_of_a_server_ends_both_at_a_message_boundary(relay, bad, reason
     assert f.codes(got) == "DE"
     assert f.errors(got) == [reason]
     assert r.reasons == [reason]
+
+
+@pytest.mark.parametrize("what", ["reset", "check"])
+def test_query_of_ours_that_is_too_long_closes_the_server(relay, what):
+    """As in PgBouncer, which builds it in a buffer of 512 bytes."""
+    r = relay(mode=SESSION)
+    if what == "reset":
+        r.pool.reset_query, r.pool.reset_on_release = b"x" * 507, True
+    else:
+        r.pool.check_query, r.pool.check_on_release = b"x" * 507, True
+    first, second = r.client(), r.client()
+    first.send(f.query("a"))
+    r.servers[0].answer("a")
+    first.send(f.TERMINATE)
+    second.send(f.query("b"))
+    assert r.reasons == [f"{what.replace('check', 'test')} query failed"]
+    r.servers[1].answer("b")
+    assert f.rows(second.take()) == [b"b"]

@@ -481,3 +481,17 @@ def test_login_is_not_over_without_the_answer_to_connect_query() -> None:
     server = server_of(database={"connect_query": "x"})
     with pytest.raises(Stopped):
         login(server, OK, READY)
+
+
+@pytest.mark.parametrize(("size", "fits"), [(506, True), (507, False)])
+def test_connect_query_is_sent_up_to_the_size_that_pgbouncer_can(
+    size: int, fits: bool
+) -> None:
+    server = server_of(database={"connect_query": "x" * size})
+    ready = (ord("R"), b"\0\0\0\0"), (ord("Z"), b"I")
+    if fits:
+        login(server, *ready, *ready[1:])
+        assert b"x" * size in server.sent
+    else:
+        with pytest.raises(Disconnect, match="exec_on_connect query failed"):
+            login(server, *ready)
