@@ -160,8 +160,7 @@ class Bouncer:
     def crashed(self, stream: Any, problem: Exception) -> None:
         """A bug of ours: it costs one connection, never the process."""
         log.error(
-            "internal error: "
-            + "".join(traceback.format_exception(problem)).rstrip()
+            "internal error: " + "".join(traceback.format_exception(problem)).rstrip()
         )
         if stream is not None and not stream.closed:
             stream.disconnect("internal error")
@@ -244,8 +243,8 @@ class Bouncer:
         if pool.database.name == CONSOLE:
             return False
         if self.global_mode == "suspend" and not self.commands.suspend_done:
-            return pool.database.paused     # first those who wait are served
-        return self.global_mode != "none" or pool.database.paused
+            return bool(pool.database.paused)  # first those who wait are served
+        return self.global_mode != "none" or bool(pool.database.paused)
 
     def make_pool(self, database: DatabaseState, user: UserState) -> ServerPool:
         pool = ServerPool(self.poller, self.keeper, database, user)
@@ -520,7 +519,7 @@ class Bouncer:
         ]
         if not since:
             return None
-        return (self.poller.clock() - min(since)) / 1_000_000
+        return float(self.poller.clock() - min(since)) / 1_000_000
 
     def addresses_changed(self, name: str, lost: frozenset[str]) -> None:
         """DNS no longer knows some addresses: their connections are flagged."""
@@ -586,7 +585,8 @@ class Bouncer:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """Rows are made elsewhere; readers ask the app for them."""
         if name in READERS:
-            return getattr(self.rows, name)
+            reader: Callable[..., Any] = getattr(self.rows, name)
+            return reader
         raise AttributeError(name)
 
 

@@ -56,7 +56,7 @@ class Lookups:
                 f'"{name}" database as an auth_dbname'
             )
             raise Disconnect(CONFIG_ERROR)
-        found = app.registry.find_database(name, client)
+        found: DatabaseState | None = app.registry.find_database(name, client)
         if found is None:
             log.error(
                 f'{client.prefix} authentication database "{name}" is not configured.'
@@ -77,7 +77,9 @@ class Lookups:
         """The client that wanted to know is gone."""
         if self.running.pop(server, None) is not None:
             self.askers.pop(server, None)
-            server.disconnect("client disconnect while server was not ready", True, False)
+            server.disconnect(
+                "client disconnect while server was not ready", True, False
+            )
 
     def answered(self, server: Any, row: Any) -> None:
         """The query is answered: the server goes back, the login goes on."""

@@ -201,7 +201,9 @@ class Rows:
                     settings.listen_port if console else config.port,
                     config.dbname,
                     config.user,
-                    CONSOLE_POOL_SIZE if console else limits.database_pool_size(database),
+                    CONSOLE_POOL_SIZE
+                    if console
+                    else limits.database_pool_size(database),
                     limits.database_min_pool_size(database),
                     limits.database_reserve_pool_size(database),
                     limits.server_lifetime(database),
@@ -277,7 +279,8 @@ class Rows:
 
     def stats_total(self) -> StatsRow:
         pools = list(self.app.registry.all_pools())
-        return self.app.stats_clock.row("", pools, self.app.poller.clock())
+        row: StatsRow = self.app.stats_clock.row("", pools, self.app.poller.clock())
+        return row
 
     def lists(self) -> list[tuple[str, int]]:
         app = self.app
@@ -324,10 +327,12 @@ class Rows:
         return [MemRow(name, size, used, 0) for name, size, used in counts]
 
     def dns_hosts(self) -> list[DnsHostRow]:
-        return self.app.hosts.host_rows()
+        rows: list[DnsHostRow] = self.app.hosts.host_rows()
+        return rows
 
     def dns_zones(self) -> list[DnsZoneRow]:
-        return self.app.hosts.zone_rows()
+        rows: list[DnsZoneRow] = self.app.hosts.zone_rows()
+        return rows
 
     # Online restart
 
@@ -336,9 +341,16 @@ class Rows:
         app = self.app
         rows = [
             FdRow(
-                one.fd, "pooler", None, None, one.host, one.port, 0, 0,
+                one.fd,
+                "pooler",
+                None,
+                None,
+                one.host,
+                one.port,
+                0,
+                0,
                 *[None] * 7,
-            )  # fmt: skip
+            )
             for one in app.listeners
         ]
         for client in app.logging_in:
@@ -361,7 +373,9 @@ class Rows:
                     client is None or client.tls_object is None
                 ):
                     rows.append(
-                        self.fd_row(server, "server", pool.user_name, pool.database_name)
+                        self.fd_row(
+                            server, "server", pool.user_name, pool.database_name
+                        )
                     )
         return rows
 
@@ -379,19 +393,21 @@ class Rows:
         port = stream.peer_port
         if client and stream.is_unix:
             port = self.app.settings.listen_port
-        return FdRow(
-            stream.fd,
-            task,
-            user,
-            database,
-            stream.peer_address,
-            port,
-            int.from_bytes(stream.cancel_key or b"", "big"),
-            0 if partner is None else partner.fd,
-            *[values.get(name) for name in CARRIED],
-            state.secret if state is not None and state.dynamic else None,
-            keys[0] if keys else None,
-            keys[1] if keys else None,
+        return FdRow._make(
+            (
+                stream.fd,
+                task,
+                user,
+                database,
+                stream.peer_address,
+                port,
+                int.from_bytes(stream.cancel_key or b"", "big"),
+                0 if partner is None else partner.fd,
+                *[values.get(name) for name in CARRIED],
+                state.secret if state is not None and state.dynamic else None,
+                keys[0] if keys else None,
+                keys[1] if keys else None,
+            )
         )
 
 

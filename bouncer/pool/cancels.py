@@ -166,8 +166,10 @@ class Cancels:
 
     def client_gone(self, client: Any) -> None:
         """A client is closed: forget its key, or the request it brought."""
-        if client.cancel_key is not None and self.keys.get(client.cancel_key) is client:
-            del self.keys[client.cancel_key]
+        key = client.cancel_key
+        owner = self.keys.get(key)
+        if key is not None and owner is client:
+            del self.keys[key]
         if self.asked.pop(client, None) is None:
             return
         pool = client.pool
@@ -188,5 +190,3 @@ class Cancels:
             client.disconnect("peer removed", False)
         for server in peer.pool.servers():
             server.disconnect("peer removed", False, False)
-
-

@@ -54,11 +54,10 @@ class Connector:
         if pool.host_key != key:
             pool.host_key = key
             pool.hosts = HostList(config.host, balance)
-        return pool.hosts
+        hosts: HostList = pool.hosts
+        return hosts
 
-    def resolved(
-        self, server: Any, host: str, future: asyncio.Future[Address]
-    ) -> None:
+    def resolved(self, server: Any, host: str, future: asyncio.Future[Address]) -> None:
         self.app.poller.tick()
         if server.closed or future.cancelled():
             return
@@ -195,6 +194,7 @@ class Connector:
 
 
 def shown(host: str, port: int) -> str:
+    """An address and port as log lines show them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -264,16 +264,16 @@ class Keeper:
             return
         if problem.kind == "refused":
             shown = f"{problem.severity} {problem.text}".strip()
-            log.warning(f"server login failed: {shown}" if shown else "server login failed")
+            log.warning(
+                f"server login failed: {shown}" if shown else "server login failed"
+            )
         self.note_failure(pool, problem.text)
         if (
             pool.live_count == 0 or pool.welcome is None
         ) and problem.sqlstate != CANNOT_CONNECT_NOW:
             for waiter in pool.waiting:
                 waiter.disconnect(problem.text, True, problem.sqlstate)
-        server.disconnect(
-            cut(problem.reason, SHOWN_REASON), problem.notify, False
-        )
+        server.disconnect(cut(problem.reason, SHOWN_REASON), problem.notify, False)
 
     def note_failure(self, pool: ServerPool, reason: str) -> None:
         if not pool.failed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bouncer.config.settings import Settings, UserOptions
 from bouncer.errors import Disconnect
 from bouncer.pool.registry import CONSOLE, DatabaseState, UserState
 
@@ -28,11 +29,17 @@ class Limits:
         self.app = app
         self.socket_count = 0  # every client socket, logins and cancels included
 
+    @property
+    def settings(self) -> Settings:
+        """The settings that count now; RELOAD and SET change the object."""
+        found: Settings = self.app.settings
+        return found
+
     # Pools
 
     def pool_size(self, pool: Any) -> int:
         """Server connections of one pool; 0 is no limit."""
-        user = pool.user.options
+        user: UserOptions | None = pool.user.options
         if user is not None and user.pool_size is not None:
             return user.pool_size
         return self.database_pool_size(pool.database)
@@ -41,7 +48,7 @@ class Limits:
         if database.name == CONSOLE:
             return CONSOLE_POOL_SIZE
         size = database.config.pool_size
-        return self.app.settings.default_pool_size if size is None else size
+        return self.settings.default_pool_size if size is None else size
 
     def min_pool_size(self, pool: Any) -> int:
         return self.database_min_pool_size(pool.database)
@@ -50,10 +57,10 @@ class Limits:
         if database.name == CONSOLE:
             return 0
         size = database.config.min_pool_size
-        return self.app.settings.min_pool_size if size is None else size
+        return self.settings.min_pool_size if size is None else size
 
     def reserve_pool_size(self, pool: Any) -> int:
-        user = pool.user.options
+        user: UserOptions | None = pool.user.options
         if user is not None and user.reserve_pool_size is not None:
             return user.reserve_pool_size
         return self.database_reserve_pool_size(pool.database)
@@ -62,43 +69,44 @@ class Limits:
         if database.name == CONSOLE:
             return 0
         size = database.config.reserve_pool_size
-        return self.app.settings.reserve_pool_size if size is None else size
+        return self.settings.reserve_pool_size if size is None else size
 
     def max_db_connections(self, database: DatabaseState) -> int:
         own = database.config.max_db_connections
-        return own if own and own > 0 else max(self.app.settings.max_db_connections, 0)
+        return own if own and own > 0 else max(self.settings.max_db_connections, 0)
 
     def max_user_connections(self, user: UserState) -> int:
         own = user.options.max_user_connections if user.options else None
-        return own if own and own > 0 else max(self.app.settings.max_user_connections, 0)
+        return own if own and own > 0 else max(self.settings.max_user_connections, 0)
 
     def max_db_clients(self, database: DatabaseState) -> int:
         own = database.config.max_db_client_connections
         if own and own > 0:
             return own
-        return max(self.app.settings.max_db_client_connections, 0)
+        return max(self.settings.max_db_client_connections, 0)
 
     def max_user_clients(self, user: UserState) -> int:
         own = user.options.max_user_client_connections if user.options else None
         if own and own > 0:
             return own
-        return self.app.settings.max_user_client_connections
+        return self.settings.max_user_client_connections
 
     def pool_mode(self, pool: Any) -> str:
         """The effective pool_mode: user, else database, else global."""
         if pool.database.name == CONSOLE:
             return "statement"
-        user = pool.user.options
+        user: UserOptions | None = pool.user.options
         if user is not None and user.pool_mode is not None:
             return user.pool_mode
-        return pool.database.config.pool_mode or self.app.settings.pool_mode
+        own: str | None = pool.database.config.pool_mode
+        return own or self.settings.pool_mode
 
     def server_lifetime(self, database: DatabaseState) -> float:
         """Seconds; 0 means one use."""
         own = database.config.server_lifetime
         if own is not None and own > 0:
             return own
-        return self.app.settings.server_lifetime
+        return self.settings.server_lifetime
 
     # Timeouts, in seconds; 0 is off
 
@@ -106,26 +114,26 @@ class Limits:
         """query_timeout, idle_transaction_timeout or transaction_timeout."""
         own = getattr(pool.user.options, name) if pool.user.options else None
         if own is not None and own > 0:
-            return own
-        return getattr(self.app.settings, name)
+            return float(own)
+        return float(getattr(self.settings, name))
 
     def client_idle_timeout(self, user: UserState | None) -> float:
         own = user.options.client_idle_timeout if user and user.options else None
         if own is not None and own > 0:
             return own
-        return self.app.settings.client_idle_timeout
+        return self.settings.client_idle_timeout
 
     def query_wait_timeout(self, client: Any) -> float:
         """Presence counts, not the value: user, else database, else global."""
-        user = client.user_state
+        user: UserState | None = client.user_state
         if user is not None and user.options is not None:
             own = user.options.query_wait_timeout
             if own is not None:
                 return own
-        database = client.database
+        database: DatabaseState | None = client.database
         if database is not None and database.config.query_wait_timeout is not None:
             return database.config.query_wait_timeout
-        return self.app.settings.query_wait_timeout
+        return self.settings.query_wait_timeout
 
     # Admission (client sheet 5, steps 3 and 8)
 
@@ -133,7 +141,7 @@ class Limits:
         """Raise when max_client_conn is exceeded; the console is exempt."""
         if (
             database_name != CONSOLE
-            and self.socket_count > self.app.settings.max_client_conn
+            and self.socket_count > self.settings.max_client_conn
         ):
             raise Disconnect("no more connections allowed (max_client_conn)")
 

@@ -221,7 +221,9 @@ class Registry:
 
     # Configuration
 
-    def apply(self, configuration: Configuration) -> tuple[list[DatabaseState], list]:
+    def apply(
+        self, configuration: Configuration
+    ) -> tuple[list[DatabaseState], list[Any]]:
         """Take a new configuration.
 
         Returns the databases whose connections must be renewed, and what was
@@ -243,7 +245,9 @@ class Registry:
         for name, state in list(self.databases.items()):
             if name in configuration.databases or name == CONSOLE:
                 continue
-            again = make_autodb(configuration, name, state.config) if state.auto else None
+            again = (
+                make_autodb(configuration, name, state.config) if state.auto else None
+            )
             if again is None:
                 del self.databases[name]
                 dropped.append(state)
@@ -253,8 +257,8 @@ class Registry:
                 state.config = again
         for name, options in configuration.users.items():
             self.user(name).options = options
-        for state in self.learnt.values():
-            state.options = state.account.options
+        for learnt in self.learnt.values():
+            learnt.options = learnt.account.options
         for number, peer in configuration.peers.items():
             known = self.peers.get(number)
             if known is None:

@@ -20,9 +20,6 @@ cdef enum:
 
 cdef class Acceptor(Stream):
     """A listening socket; what it accepts becomes a Client of *app*."""
-    cdef:
-        object app
-        object listener
 
     def __init__(self, Poller poller not None, int fd, app, listener):
         self.poller = poller

@@ -1,0 +1,21 @@
+"""Prepared statements shared by clients. Types of statements.pyx for Python callers."""
+
+from typing import Any
+
+def known_statements() -> Any: ...
+def number_from(number: Any) -> Any: ...
+
+class Statement:
+    key: bytes
+    number: int
+    name: bytes
+
+class Pending: ...
+
+class NameTable:
+    count: int
+    def items(self) -> Any: ...
+
+class PreparedSet:
+    count: int
+    def names(self) -> Any: ...
