@@ -38,8 +38,8 @@ cdef class Acceptor(Stream):
 
     def last_call(self):
         """Take those in who have connected already; the socket is about to close."""
-        cdef int i
-        for i in range(LAST_BURSTS):
+        cdef int _
+        for _ in range(LAST_BURSTS):
             if self.closed:
                 break
             self.on_events(0)
@@ -47,9 +47,9 @@ cdef class Acceptor(Stream):
     cdef int on_events(self, unsigned int events) except -1:
         cdef sockaddr_storage raw
         cdef socklen_t size
-        cdef int fd, i
+        cdef int fd, _
         cdef Client client
-        for i in range(BURST):
+        for _ in range(BURST):
             size = sizeof(sockaddr_storage)
             memset(&raw, 0, size)
             fd = accept4(self.fd, <sockaddr*>&raw, &size,

@@ -52,13 +52,13 @@ cdef class Client(Stream):
         public object listener  # where it came in
         public object counted_database  # limits: whose client counts include it
         public object counted_user
-        public Server ends_with # closed together with this client, or None
+        public Server ends_with  # closed together with this client, or None
         public int replication  # 0 none, 1 logical, 2 physical
         public str application_name_override
         public str startup_options
         public dict startup_params
         public bytes cancel_key
-        public object wait_note # what the policy remembers of a wait
+        public object wait_note  # what the policy remembers of a wait
     # The flow of a query
     cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1
     cdef int pass_on(self, Server server, const char* p, Py_ssize_t count,
@@ -86,6 +86,8 @@ cdef class Client(Stream):
                            Buf* composed) except -2
     cdef int close_statement(self, const char* name, Py_ssize_t size,
                              Py_ssize_t total) except -2
+    cdef int unnamed_message(self, Server server, int code, char kind,
+                             Buf* composed) except -1
     cdef int close_first(self, Statement statement, Prepared* item,
                          Buf* composed) except -1
     cdef int inject_parse(self, Statement statement, Buf* composed) except -1

@@ -5,13 +5,13 @@ Bytes are forwarded as they came; only message headers are looked at, and the
 names in prepared-statement messages. A client owns nothing while it is idle.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcpy
 
 from bouncer import log
 from bouncer.relay.outstanding cimport FORWARD, SWALLOW, owed_push
 from bouncer.relay.poller cimport Poller
-from bouncer.relay.pool cimport GONE, LINKED, SESSION, Pool
+from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN
 from bouncer.relay.statements cimport (
@@ -148,7 +148,8 @@ cdef class Client(Stream):
                         self.bad_header(p + pos, count - pos)
                         break
                 if kind == UNKNOWN:
-                    log.error(f"{self.prefix} unknown pkt from client: {code}/0x{code:02x}")
+                    log.error(f"{self.prefix} unknown pkt from client: "
+                              f"{code}/0x{code:02x}")
                     self.end("unknown pkt", True, "08P01")
                     break
                 if kind == GOODBYE:
@@ -187,7 +188,8 @@ cdef class Client(Stream):
                 if (kind == NAMED and self.pool.max_prepared > 0
                         and self.pool.mode != SESSION and self.replication == 0):
                     if composed == NULL:
-                        if poller.scratch.data != NULL and buf_size(&poller.scratch) == 0:
+                        if (poller.scratch.data != NULL
+                                and buf_size(&poller.scratch) == 0):
                             composed = &poller.scratch
                         elif poller.scratch.data == NULL:
                             buf_room(&poller.scratch, 65536)
@@ -224,6 +226,8 @@ cdef class Client(Stream):
                         self.refuse_query()
                         break
                 self.pool.client_bytes += length + 1
+                if kind == NAMED and composed != NULL and not server.own_unnamed:
+                    self.unnamed_message(server, code, p[pos + HEADER], composed)
                 if code != FE_FLUSH:
                     server.owe(code)
                 self.dropping = False
@@ -414,7 +418,8 @@ cdef class Client(Stream):
             self.names = NameTable()
         if self.names.is_taken(name, size):
             shown = own_name.decode("utf-8", "replace")
-            log.error(f"{self.prefix} prepared statement '{shown}' was already prepared")
+            log.error(f"{self.prefix} prepared statement '{shown}' "
+                      "was already prepared")
             return self.misused("prepared statement name is already in use")
         statement = statement_for(text[:text_size])
         self.names.put(own_name, statement)
@@ -473,6 +478,21 @@ cdef class Client(Stream):
             server.evicting = server.group
         return 0
 
+    cdef int unnamed_message(self, Server server, int code, char kind,
+                             Buf* composed) except -1:
+        """See that nobody uses the unnamed statement of another client.
+
+        It stays on the server when its client goes. Who has parsed none since it got
+        the server finds none: PostgreSQL says so (26000).
+        """
+        if code == FE_PARSE:
+            server.own_unnamed = True
+        elif code == FE_BIND or (code == FE_DESCRIBE and kind == b"S"):
+            buf_append(composed, b"C\0\0\0\6S\0", 7)
+            owed_push(&server.owed, FE_CLOSE, SWALLOW, None)
+            server.own_unnamed = True       # what is there now is nobody's
+        return 0
+
     cdef int close_first(self, Statement statement, Prepared* item,
                          Buf* composed) except -1:
         """Close before a Parse, where nobody knows whether the server has it.
@@ -482,8 +502,8 @@ cdef class Client(Stream):
         """
         cdef Server server = self.server
         cdef Pending pending
-        if item == NULL and (server.evicting == 0
-                             or server.evicting == server.group):
+        if item == NULL and not server.doubting and (
+                server.evicting == 0 or server.evicting == server.group):
             return 0
         pending = Pending.__new__(Pending)
         pending.statement = statement

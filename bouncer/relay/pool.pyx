@@ -8,13 +8,14 @@ server goes first, so that the oldest can reach server_idle_timeout.
 """
 
 from bouncer.relay.client cimport (
-    CL_ACTIVE, CL_ACTIVE_CANCEL, CL_LOGIN, CL_WAITING, CL_WAITING_CANCEL, WAIT_AUTH, WAIT_QUERY, WAIT_WELCOME, Client)
+    CL_ACTIVE, CL_ACTIVE_CANCEL, CL_LOGIN, CL_WAITING, CL_WAITING_CANCEL,
+    WAIT_QUERY, Client)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.server cimport (
-    PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, PLACE_LOGIN, PLACE_RELEASED, SV_ACTIVE, SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE,
-    SV_TESTED, SV_USED, Server)
+    PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, PLACE_LOGIN, PLACE_RELEASED, SV_ACTIVE,
+    SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE, SV_TESTED, SV_USED, Server)
 from bouncer.relay.stream cimport Stream, StreamList
-from bouncer.relay.tracked cimport TrackedParams, set_batch
+from bouncer.relay.tracked cimport set_batch
 
 
 cdef class Pool:
@@ -104,7 +105,7 @@ cdef class Pool:
         server.client = client
         server.state = SV_ACTIVE
         server.phase = PH_RELAY
-        server.in_error = False
+        server.in_error = server.own_unnamed = False
         self.active.push_tail(server)
         if client.replication:
             return LINKED

@@ -14,19 +14,20 @@ from bouncer.relay.outstanding cimport (
     FAKE, FORWARD, SWALLOW, Owed, owed_at, owed_clear, owed_cut, owed_pop, owed_push)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
-from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t
-from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Statement
+from bouncer.relay.sockets cimport (
+    EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
+from bouncer.relay.statements cimport Pending, Prepared
 from bouncer.relay.stream cimport Stream, next_id
-from bouncer.relay.tracked cimport TrackedParams, changed, merged, tracked_index
+from bouncer.relay.tracked cimport changed, merged, tracked_index
 from bouncer.wire.codes cimport (
-    BE_AUTHENTICATION, BE_BACKEND_KEY_DATA, BE_BIND_COMPLETE, BE_CLOSE_COMPLETE,
+    BE_BIND_COMPLETE, BE_CLOSE_COMPLETE,
     BE_COMMAND_COMPLETE, BE_COPY_BOTH, BE_COPY_DATA, BE_COPY_DONE, BE_COPY_IN,
     BE_COPY_OUT, BE_DATA_ROW, BE_EMPTY_QUERY, BE_ERROR, BE_FUNCTION_RESULT,
-    BE_NEGOTIATE, BE_NO_DATA, BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_DESCRIPTION,
+    BE_NO_DATA, BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_DESCRIPTION,
     BE_PARAMETER_STATUS, BE_PARSE_COMPLETE, BE_PORTAL_SUSPENDED, BE_READY,
     BE_ROW_DESCRIPTION, FE_BIND, FE_CLOSE, FE_COPY_DONE, FE_DESCRIBE, FE_EXECUTE,
     FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_IDLE)
-from bouncer.wire.framer cimport HEADER, Buf, be32, buf_append, buf_free, buf_size, put32
+from bouncer.wire.framer cimport HEADER, be32, buf_size
 
 cdef enum:
     WHOLE_LIMIT = 65536         # largest message of a server that we look into
@@ -225,8 +226,9 @@ cdef class Server(Stream):
                 if self.client is not client or self.phase != PH_RELAY or self.closed:
                     return pos
                 continue
-            if code == BE_PARAMETER_STATUS or (code == BE_COMMAND_COMPLETE
-                                               and (length == 19 or length == 16)):
+            if (code == BE_PARAMETER_STATUS
+                    or (code == BE_COMMAND_COMPLETE and (length == 19 or length == 16))
+                    or (code == BE_ERROR and self.prepared is not None)):
                 # Looked into: needed whole. One that is too large for that is
                 # forwarded, and the connection is not used again.
                 if total <= WHOLE_LIMIT and count - pos < total:
@@ -235,6 +237,10 @@ cdef class Server(Stream):
                     self.close_needed = True
                 elif code == BE_PARAMETER_STATUS:
                     self.note_parameter(p + pos + HEADER, total - HEADER)
+                    if self.closed:
+                        return count
+                elif code == BE_ERROR:
+                    self.note_error(p[pos + HEADER:pos + total])
                 else:
                     self.note_tag(p + pos + HEADER, total - HEADER)
             forwarded += total
@@ -658,6 +664,25 @@ cdef class Server(Stream):
         if client is not None and client.tracked is not None and self.phase == PH_RELAY:
             client.tracked = changed(client.tracked, index, parts[1])
             self.equal_to = client.tracked
+        return 0
+
+    cdef int note_error(self, bytes body) except -1:
+        """An error that contradicts what we know: it must not come for ever.
+
+        26000: a statement is gone, by SQL; 42P05: there is one that we do not know;
+        RevalidateCachedQuery: its result has other columns since a table changed.
+        From now on a Close goes before each Parse, and each is parsed again.
+        """
+        cdef int kind
+        if self.owed.count == 0:
+            return 0
+        kind = owed_at(&self.owed, 0).kind
+        if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:
+            return 0
+        if (b"\0C26000\0" in body or b"\0C42P05\0" in body
+                or b"\0RRevalidateCachedQuery\0" in body):
+            self.doubting = True
+            self.prepared.doubt()
         return 0
 
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1:

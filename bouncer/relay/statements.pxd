@@ -39,7 +39,8 @@ cdef class NameTable:
         uint32_t capacity       # a power of two
         readonly uint32_t count
         list failures           # names whose Parse was refused, oldest first
-    cdef NameEntry* place(self, uint64_t hash, const char* name, Py_ssize_t size) noexcept
+    cdef NameEntry* place(self, uint64_t hash, const char* name,
+                          Py_ssize_t size) noexcept
     cdef Statement find(self, const char* name, Py_ssize_t size)
     cdef bint is_taken(self, const char* name, Py_ssize_t size) except -1
     cdef int put(self, bytes name, Statement statement) except -1
@@ -72,6 +73,7 @@ cdef class PreparedSet:
     cdef void unlink(self, Prepared* item) noexcept
     cdef void touch(self, Prepared* item) noexcept
     cdef int discard(self, Statement statement) except -1
+    cdef int doubt(self) noexcept
     cdef int clear(self) except -1
 
 

@@ -11,7 +11,7 @@ import ssl
 
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
@@ -19,7 +19,8 @@ from bouncer.relay.poller cimport Poller
 from bouncer.relay.sockets cimport (
     AF_INET, AF_INET6, AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
     MSG_DONTWAIT, MSG_NOSIGNAL, SO_PEERCRED, SOL_SOCKET, bouncer_ucred, close,
-    getsockname, getsockopt, inet_ntop, monotonic_us, ntohs, recv, send, sockaddr,
+    getsockname, getsockopt, inet_ntop, monotonic_us, ntohs, recv,
+    send as send_bytes, sockaddr,
     sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t)
 from bouncer.relay.talk cimport Talk
 from bouncer.relay.talk import READ, READ_BYTE
@@ -107,8 +108,8 @@ cdef class Stream:
             if self.broken:
                 buf_free(&self.out)
                 break
-            sent = send(self.fd, self.out.data + self.out.start,
-                        buf_size(&self.out), MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = send_bytes(self.fd, self.out.data + self.out.start,
+                              buf_size(&self.out), MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent < 0:
                 if errno == EINTR:
                     continue
@@ -198,7 +199,7 @@ cdef class Stream:
             before = buf_size(&mine)
             try:
                 used = self.take(mine.data + mine.start, before)
-            except:
+            except BaseException:
                 buf_free(&mine)
                 raise
             if self.closed:
@@ -410,7 +411,7 @@ cdef class Stream:
                 self.flush_out()
             return buf_size(&self.out) > 0
         while True:
-            sent = send(self.fd, p, count, MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = send_bytes(self.fd, p, count, MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent == count:
                 return 0
             if sent >= 0:
@@ -496,8 +497,8 @@ cdef class Stream:
             data = self.tls_out.read()
             self.push(data, len(data))
         if buf_size(&self.out) > 0 and not self.broken:
-            send(self.fd, self.out.data + self.out.start, buf_size(&self.out),
-                 MSG_DONTWAIT | MSG_NOSIGNAL)
+            send_bytes(self.fd, self.out.data + self.out.start, buf_size(&self.out),
+                       MSG_DONTWAIT | MSG_NOSIGNAL)
         self.closed = True
         self.poller.release_slot(self)
         if self.fd >= 0:

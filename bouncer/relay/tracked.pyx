@@ -121,7 +121,9 @@ cdef bytes quoted(bytes name, bytes value):
     """The SET for one parameter, or None when its literal is too long."""
     if name.lower() == b"search_path":
         # A list with its own quoting, as PostgreSQL reports it.
-        return b"SET " + name + b"=" + (b"''" if value in (b"", b'""') else value) + b";"
+        if value in (b"", b'""'):
+            value = b"''"
+        return b"SET " + name + b"=" + value + b";"
     literal = value.replace(b"'", b"''")
     if b"\\" in value:
         literal = b"E'" + literal.replace(b"\\", b"\\\\") + b"'"

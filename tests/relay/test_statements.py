@@ -306,6 +306,101 @@ def test_close_behind_deallocate_all_is_not_undone_into_existence(relay):
     assert [name for name, _ in client.client.prepared_names] == [b"b"]
 
 
+# The server knows better
+
+
+def refuse(server, sqlstate, routine="x"):
+    fields = f"SERROR\0C{sqlstate}\0Mno\0R{routine}\0\0".encode()
+    server.send(f.message(b"E", fields), f.ready())
+
+
+def test_statement_that_is_gone_is_parsed_again_after_one_error(relay):
+    """DEALLOCATE by its name, or in a function: everybody got 26000 for ever."""
+    r = relay()
+    first, second = r.client(), r.client()
+    server = prepared(r, first, "a", "S0")
+    first.send(f.bind("a"), f.SYNC)
+    refuse(server, "26000")
+    assert first.codes() == "EZ"
+    server.take()
+    second.send(f.parse("b", "S0"), f.bind("b"), f.SYNC)
+    assert f.codes(server.take()) == "CPBS"
+    server.send(f.CLOSE_COMPLETE, f.PARSE_COMPLETE, f.BIND_COMPLETE, f.ready())
+    assert second.codes() == "12Z"
+    first.send(f.bind("a"), f.SYNC)
+    assert f.codes(server.take()) == "BS"
+
+
+def test_statement_whose_columns_changed_is_parsed_again_after_one_error(relay):
+    """cached plan must not change result type, for ever."""
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "select * from t")
+    client.send(f.bind("a"), f.SYNC)
+    refuse(server, "0A000", "RevalidateCachedQuery")
+    assert client.codes() == "EZ"
+    server.take()
+    client.send(f.bind("a"), f.SYNC)
+    assert f.codes(server.take()) == "CPBS"
+
+
+def test_statement_that_is_there_unknown_to_us_is_closed_first(relay):
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "S0")
+    client.send(f.parse("b", "S1"), f.SYNC)
+    refuse(server, "42P05")
+    assert client.codes() == "EZ"
+    server.take()
+    client.send(f.parse("b", "S1"), f.SYNC)
+    assert f.codes(server.take()) == "CPS"
+
+
+def test_errors_of_other_kinds_change_nothing(relay):
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "S0")
+    client.send(f.query("execute x"))
+    refuse(server, "26000")
+    client.send(f.bind("a"), f.SYNC)
+    refuse(server, "22P02")
+    server.take()
+    client.send(f.bind("a"), f.SYNC)
+    assert f.codes(server.take()) == "BS"
+
+
+# The unnamed statement
+
+
+def test_unnamed_statement_of_another_client_is_not_there(relay):
+    """Bind to it ran what another client had asked, with its rows."""
+    r = relay()
+    first, second = r.client(), r.client()
+    first.send(f.parse("", "select secret"), f.SYNC)
+    server = r.servers[0]
+    server.send(OK)
+    server.take()
+    for asked in (f.bind(""), f.describe("")):
+        second.send(asked, f.SYNC)
+        assert server.take() == f.close("") + asked + f.SYNC
+        server.send(f.CLOSE_COMPLETE, f.error("26000", "none"), f.ready())
+        assert second.codes() == "EZ"
+    own = f.parse("", "x") + f.bind("") + f.describe("", b"P") + f.execute() + f.SYNC
+    second.send(own)
+    assert server.take() == own
+
+
+def test_unnamed_statement_lives_as_long_as_the_server_is_kept(relay):
+    r = relay()
+    client = r.client()
+    client.send(f.query("begin"), f.parse("", "x"), f.SYNC)
+    server = r.servers[0]
+    server.send(f.complete("BEGIN"), f.ready("T"), f.PARSE_COMPLETE, f.ready("T"))
+    server.take()
+    client.send(f.bind(""), f.SYNC)
+    assert server.take() == f.bind("") + f.SYNC
+
+
 # The limit
 
 
