@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from bouncer.relay.statements import known_statements
 
 from bouncer import log
 from bouncer.relay import stream as relay_stream
+from bouncer.relay.statements import known_statements
 from tests.relay.harness import Relay
 
 

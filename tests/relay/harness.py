@@ -11,14 +11,13 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from bouncer.errors import Disconnect
+from bouncer.relay import stream as relay_stream
 from bouncer.relay.client import Client
 from bouncer.relay.poller import Poller
 from bouncer.relay.pool import Pool
 from bouncer.relay.server import Server
 from bouncer.relay.tracked import from_dict
-
-from bouncer.errors import Disconnect
-from bouncer.relay import stream as relay_stream
 from tests.relay import frames
 
 SESSION, TRANSACTION, STATEMENT = 0, 1, 2

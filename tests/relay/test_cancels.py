@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
-from bouncer.relay.server import Server
 
 from bouncer.pool.cancels import Cancels
 from bouncer.pool.pools import ServerPool
+from bouncer.relay.server import Server
 from tests.relay import frames as f
 from tests.relay.harness import Relay, ServerEnd, pair
 
