@@ -479,5 +479,6 @@ def balancer_hosts(
 
 
 def balancer_networks(inventory: Inventory) -> list[str]:
-    """Who may send PROXY headers."""
-    return [balancer.address.strip("[]") for balancer in inventory.balancers]
+    """Who may send PROXY headers; the kernel may choose the shared address, too."""
+    found = [balancer.address.strip("[]") for balancer in inventory.balancers]
+    return [*found, inventory.vip.bare] if inventory.vip else found

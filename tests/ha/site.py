@@ -47,6 +47,8 @@ pidfile = {host}/pgbouncer.pid
 server_login_retry = 1
 {more}
 """
+# A pooler that hangs keeps what its clients had begun, with its locks.
+LET_GO = "alter role app set idle_in_transaction_session_timeout = '2s'"
 USERLIST = '"app" ""\n"admin" ""\n"postgres" ""\n'
 
 
@@ -312,6 +314,7 @@ def make_cluster(ground: Ground) -> Iterator[Cluster]:
     standby = None
     try:
         primary.query("create role app login")
+        primary.query(LET_GO)
         primary.query("create role admin login")
         directory = ground.directory()
         standby = Standby(ground, primary, directory)
