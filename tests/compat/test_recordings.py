@@ -107,7 +107,9 @@ def played(
     wanted = [
         item.callspec.params["key"]  # type: ignore[attr-defined]
         for item in request.session.items
-        if item.get_closest_marker("compat") and hasattr(item, "callspec")
+        if item.get_closest_marker("compat")
+        and hasattr(item, "callspec")
+        and "key" in item.callspec.params
     ]
     everything = request.config.getoption("--all-recordings") or IN_CI
     chosen = [key for key in wanted if everything or key not in LONG]
