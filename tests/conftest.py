@@ -133,6 +133,11 @@ def pooler(lab: Ground, request: pytest.FixtureRequest) -> Iterator[Any]:
     `postgres` fixture. Each is stopped after the test, which fails if it ended by
     itself or wrote anything besides log lines, unless ``may_end`` was given.
     """
+    yield from start_poolers(lab, request)
+
+
+def start_poolers(lab: Ground, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """What `pooler` is, for fixtures of any scope."""
     started: list[tuple[RunningPooler, bool]] = []
 
     def start(

@@ -1,0 +1,1 @@
+"""Bugs that poolers have really had: one test per scenario, by its number."""
