@@ -162,6 +162,10 @@ class Ground(Lab):  # type: ignore[misc]
             return self.postgresql
         return self._cluster("pg-embedded", self.embedded)
 
+    def another_postgresql(self, name: str) -> Postgres:
+        """One more PostgreSQL, of the installed kind; the caller stops it."""
+        return self._cluster(name, self.bindir)
+
     def close(self) -> None:
         """Stop every PostgreSQL and remove everything."""
         other = self.__dict__.pop("embedded_postgresql", None)
