@@ -57,6 +57,19 @@ KNOWN |= {
     ),
 }
 
+KNOWN |= {
+    "wire auth_userlist_reload": Difference(
+        "who left auth_file is unknown, and the log says so",
+        "users taken out of `auth_file`",
+    ),
+    "wire auth_userlist_removed_trust": Difference(
+        "who left auth_file does not get in", "users taken out of `auth_file`"
+    ),
+    "console scenario.pause_db_first_login": Difference(
+        "no connection is opened, so none is closed", "the first login of a pool"
+    ),
+}
+
 # The console speaks the extended protocol.
 _EXTENDED = Difference(
     "the extended protocol is answered", "the extended protocol on the console"
@@ -85,6 +98,7 @@ KNOWN |= {
         "driver.asyncpg.execute_args",
     )
 }
+KNOWN["wire admin_login"] = _EXTENDED
 _HELP = Difference("our own commands stand behind the original's", "the same 18")
 KNOWN |= {
     f"console {name}": _HELP
