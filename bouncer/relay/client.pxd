@@ -70,7 +70,6 @@ cdef class Client(Stream):
     # Prepared statements
     cdef int statement_message(self, const char* p, Py_ssize_t count, int code,
                                uint32_t length, Buf* composed) except -2
-    cdef bint parse_is_whole(self, const char* p, Py_ssize_t count) except -1
     cdef int misused(self, str reason) except -2
     cdef int broken_message(self, int code) except -2
     cdef int parse_statement(self, const char* name, Py_ssize_t size,

@@ -57,6 +57,17 @@ def configure(bint pqexec_disabled, bint disconnections, bint pooler_errors):
     log_pooler_errors = pooler_errors
 
 
+cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
+    """Does a Parse body hold, behind its name, a text and all its types?"""
+    cdef const char* stop = <const char*>memchr(p, 0, count) if count > 0 else NULL
+    cdef Py_ssize_t rest
+    if stop == NULL:
+        return False
+    rest = count - (stop + 1 - p)
+    return rest >= 2 and rest - 2 >= 4 * (
+        (<Py_ssize_t><uint8_t>stop[1] << 8) | <uint8_t>stop[2])
+
+
 cdef class Client(Stream):
     """A connection from an application."""
 
@@ -361,8 +372,6 @@ cdef class Client(Stream):
             return self.close_statement(name, size, total)
         if code == FE_PARSE and here < total:
             return -1               # kept whole: its text is the statement's key
-        if code == FE_PARSE and not self.parse_is_whole(stop + 1, left - size - 1):
-            return -1
         if self.server is None:
             if buf_size(&self.out) > 0 and self.is_slow():
                 return -1
@@ -373,25 +382,11 @@ cdef class Client(Stream):
             self.begin_request()
         self.pool.client_bytes += total
         if code == FE_PARSE:
+            if not is_whole_parse(stop + 1, left - size - 1):
+                return self.misused("broken Parse packet")
             return self.parse_statement(name, size, stop + 1, left - size - 1,
                                         total, composed)
         return self.use_statement(p, here, total, code, name, size, composed)
-
-    cdef bint parse_is_whole(self, const char* p, Py_ssize_t count) except -1:
-        """Does a Parse body hold its text and its type list? Else refuse it."""
-        cdef const char* stop = <const char*>memchr(p, 0, count) if count > 0 else NULL
-        cdef Py_ssize_t rest
-        if stop == NULL:
-            self.broken_message(FE_PARSE)
-            return False
-        rest = count - (stop + 1 - p)
-        if rest < 2:
-            self.broken_message(FE_PARSE)
-            return False
-        if rest - 2 < 4 * ((<Py_ssize_t><uint8_t>stop[1] << 8) | <uint8_t>stop[2]):
-            self.misused("broken Parse packet")
-            return False
-        return True
 
     cdef int broken_message(self, int code) except -2:
         log.error(f"{self.prefix} failed to parse prepared statement packet type "

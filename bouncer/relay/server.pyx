@@ -178,7 +178,9 @@ cdef class Server(Stream):
             code = <uint8_t>p[pos]
             length = be32(p + pos + 1)
             if length < 4 or length >= poller.max_packet_size:
-                self.pass_on(client, p + start, pos - start)
+                # What stands before it is dropped, but for the rest of a message.
+                if start < begun:
+                    self.pass_on(client, p + start, begun - start)
                 self.end("bad pkt header", True, True, "08P01")
                 return count
             total = <Py_ssize_t>length + 1
