@@ -33,6 +33,7 @@ from bouncer.relay.carried import (
     owes_unknown,
     restore_client,
     restore_server,
+    statements_learnt,
     statements_of,
 )
 from bouncer.relay.client import Client
@@ -107,6 +108,7 @@ class Adoption:
         for row in rows:
             if row.task == "server":
                 self.place(row)
+        statements_learnt()
         log.info("SHOW FDS finished")
 
     def finish(self, settings: Settings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from bouncer.relay.carried import client_state, server_state
 from bouncer.relay.client import Client
 from bouncer.relay.server import Server
+from bouncer.relay.tracked import named_values
 from bouncer.talks.takeover import APPLICATION_NAME
 
 
@@ -23,16 +24,24 @@ def state_of(stream: Client | Server | None) -> str:
     """Return the state of a connection; "" for what has none, such as a listener."""
     if isinstance(stream, Client):
         state = client_state(stream)
-        state["tracked"] = stream.tracked.as_dict() if stream.tracked else {}
+        state["tracked"] = tracked_state(stream)
         state["id"] = stream.id
         return json.dumps(state)
     if isinstance(stream, Server):
         state = server_state(stream)
-        state["tracked"] = stream.tracked.as_dict() if stream.tracked else {}
+        state["tracked"] = tracked_state(stream)
         state["id"] = stream.id
         state["pool"] = pool_state(stream.pool)
         return json.dumps(state)
     return ""
+
+
+def tracked_state(stream: Client | Server) -> dict[str, str]:
+    """Return the tracked values, whatever bytes they are (see from_dict)."""
+    pairs = named_values(stream.tracked) if stream.tracked else []
+    return {
+        name.decode(): value.decode("utf-8", "surrogateescape") for name, value in pairs
+    }
 
 
 def pool_state(pool: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from bouncer.relay.client cimport Client
 from bouncer.relay.outstanding cimport owed_at, owed_push
 from bouncer.relay.server cimport Server
 from bouncer.relay.statements cimport (
-    NameTable, Pending, Prepared, PreparedSet, Statement, statement_for)
-from bouncer.relay.statements import number_from
+    NameTable, Pending, Prepared, PreparedSet, Statement, drop_unused, numbered,
+    statement_for)
 from bouncer.relay.stream cimport Stream
 
 
@@ -37,10 +37,13 @@ def client_state(Client client not None):
     names = [] if client.names is None else client.names.items()
     return {
         "connected_at": client.connected_at,
+        "received_at": client.received_at,
         "query_start": client.query_start,
         "transaction_start": client.transaction_start,
         "replication": client.replication,
         "names": [(text_of(name), *described(statement)) for name, statement in names],
+        "refused": [] if client.names is None else [
+            text_of(name) for name in client.names.refused()],
     }
 
 
@@ -67,9 +70,11 @@ def server_state(Server server not None):
         owed.append((entry.kind, entry.action, note))
     return {
         "connected_at": server.connected_at,
+        "received_at": server.received_at,
         "idle_since": server.idle_since,
         "ready": bool(server.ready),
         "status": server.status,
+        "dirty": bool(server.dirty),
         "spoke": bool(server.spoke),
         "unsure": bool(server.unsure),
         "probed": bool(server.probed),
@@ -77,6 +82,8 @@ def server_state(Server server not None):
         "copy": server.copy,
         "group": server.group,
         "evicting": server.evicting,
+        "doubting": bool(server.doubting),
+        "own_unnamed": bool(server.own_unnamed),
         "replication": server.replication,
         "close_needed": bool(server.close_needed),
         "prepared": prepared,
@@ -92,36 +99,55 @@ def statements_of(dict state not None):
     return found
 
 
+cdef dict learnt = {}           # number -> Statement, while a process is taken over
+
+
 def learn_statements(found):
     """Make statements with the numbers that the servers know them by.
 
-    Statements are numbered in the order in which they are made, so it is done
-    once, for all of them, before this process has any of its own.
+    Once, for all of them, before anything is restored. Two may have one text: what is
+    still owed can name a statement that nobody else uses any more.
     """
     for number, key in sorted(dict(found).items()):
-        number_from(number - 1)
-        statement_for(bytes_of(key))
+        learnt[number] = numbered(number, bytes_of(key))
+
+
+def statements_learnt():
+    """Everything is restored: drop what nobody has come to use."""
+    for statement in learnt.values():
+        drop_unused(statement)
+    learnt.clear()
+
+
+cdef Statement known(number, key):
+    found = learnt.get(number)
+    return statement_for(bytes_of(key)) if found is None else found
 
 
 def restore_client(Client client not None, dict state not None):
     """Put what `client_state` has told into a client."""
     client.connected_at = state["connected_at"]
+    client.received_at = state.get("received_at", client.received_at)
     client.query_start = state["query_start"]
     client.transaction_start = state["transaction_start"]
     client.replication = state["replication"]
-    for name, _, key in state["names"]:
+    for name, number, key in state["names"]:
         if client.names is None:
             client.names = NameTable()
-        client.names.put(bytes_of(name), statement_for(bytes_of(key)))
+        client.names.put(bytes_of(name), known(number, key))
+    for name in state.get("refused", ()):
+        client.names.note_failure(bytes_of(name))
 
 
 def restore_server(Server server not None, dict state not None):
     """Put what `server_state` has told into a server; it has its place already."""
     cdef Pending pending
     server.connected_at = state["connected_at"]
+    server.received_at = state.get("received_at", server.received_at)
     server.idle_since = state["idle_since"]
     server.ready = state["ready"]
     server.status = state["status"]
+    server.dirty = state.get("dirty", False)
     server.spoke = state["spoke"]
     server.unsure = state["unsure"]
     server.probed = state["probed"]
@@ -129,19 +155,22 @@ def restore_server(Server server not None, dict state not None):
     server.copy = state["copy"]
     server.group = state["group"]
     server.evicting = state["evicting"]
+    # An older process of ours does not tell these two: take the careful side.
+    server.doubting = state.get("doubting", True)
+    server.own_unnamed = state.get("own_unnamed", server.client is not None)
     server.replication = state["replication"]
     server.close_needed = state["close_needed"]
-    for _, key, seen, group in state["prepared"]:
+    for number, key, seen, group in state["prepared"]:
         if server.prepared is None:
             server.prepared = PreparedSet()
-        server.prepared.add(statement_for(bytes_of(key)), seen, group)
+        server.prepared.add(known(number, key), seen, group)
     for kind, action, note in state["owed"]:
         pending = None
         if note is not None:
             pending = Pending.__new__(Pending)
             pending.name = bytes_of(note[0])
             if note[1] is not None:
-                pending.statement = statement_for(bytes_of(note[1][1]))
+                pending.statement = known(note[1][0], note[1][1])
             pending.seen = note[2]
             pending.group = note[3]
         owed_push(&server.owed, kind, action, pending)
@@ -151,9 +180,11 @@ def owes_unknown(Server server not None):
     """Nobody knows what *server* still has to answer: it will be asked.
 
     See Server.probe: before it is shared, an empty query of ours tells whether an
-    answer came that nobody counted.
+    answer came that nobody counted. Nor do we know whether its client has parsed the
+    unnamed statement: it may have, and would miss it.
     """
     server.unsure = True
+    server.own_unnamed = True
 
 
 def let_go(Stream stream not None):

@@ -78,4 +78,6 @@ cdef class PreparedSet:
 
 
 cdef Statement statement_for(bytes key)
+cdef Statement numbered(uint64_t number, bytes key)
+cdef int drop_unused(Statement statement) except -1
 cdef void let_go(Statement statement) noexcept

@@ -56,6 +56,24 @@ cdef Statement statement_for(bytes key):
     return statement
 
 
+cdef Statement numbered(uint64_t number, bytes key):
+    """A statement with a number that another process gave it (see carried)."""
+    cdef Statement statement = Statement.__new__(Statement)
+    statement.key = key
+    statement.number = number
+    statement.name = b"PGBOUNCER_%d" % number
+    by_key[key] = statement
+    number_from(number)
+    return statement
+
+
+cdef int drop_unused(Statement statement) except -1:
+    """Forget a statement that has come to no user."""
+    if statement.users == 0 and by_key.get(statement.key) is statement:
+        del by_key[statement.key]
+    return 0
+
+
 cdef void let_go(Statement statement) noexcept:
     """One user less; the last one takes the statement along."""
     statement.users -= 1
@@ -210,6 +228,12 @@ cdef class NameTable:
         self.capacity = 0
         self.count = 0
         return 0
+
+    def refused(self):
+        """Names whose Parse was refused and that were not taken again, oldest first."""
+        return [name for name in self.failures or ()
+                if self.find(name, len(name)) is not None
+                and not self.is_taken(name, len(name))]
 
     def items(self):
         """(name, Statement) pairs, in no order."""

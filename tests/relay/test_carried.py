@@ -1,0 +1,251 @@
+"""What an online restart hands over: nothing that was true before is forgotten.
+
+Here the next process is a second relay in this one. It gets copies of the sockets and
+what `carried` tells, through JSON as in life; the old relay lets go of its own.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from bouncer.relay.carried import (
+    client_state,
+    learn_statements,
+    let_go,
+    restore_client,
+    restore_server,
+    server_state,
+    statements_learnt,
+    statements_of,
+)
+from bouncer.relay.client import Client
+from bouncer.relay.server import Server
+from tests.relay import frames as f
+from tests.relay.backend import Backend
+from tests.relay.harness import DEFAULTS, ClientEnd, Relay, ServerEnd
+
+RELAY = Path(__file__).resolve().parents[2] / "bouncer" / "relay"
+
+
+def carry(state):
+    return json.loads(json.dumps(state))
+
+
+def take_over(old: Relay, new: Relay) -> Relay:
+    """Hand every connection of *old* to *new*, as bouncer.adopt does."""
+    new.size = old.size
+    told = [carry(client_state(end.client)) for end in old.clients]
+    told += [carry(server_state(end.server)) for end in old.servers]
+    learn_statements(pair for state in told for pair in statements_of(state))
+    pairs = {end.client: take_client(new, end) for end in old.clients}
+    for end in old.servers:
+        take_server(new, end, pairs.get(end.server.client))
+    statements_learnt()
+    pairs.clear()
+    for end in (*old.clients, *old.servers):
+        let_go(end.client if isinstance(end, ClientEnd) else end.server)
+    old.clients.clear()
+    old.servers.clear()
+    return new
+
+
+def take_client(new: Relay, end: ClientEnd) -> ClientEnd:
+    client = Client(new.poller, os.dup(end.client.fd), new, None)
+    client.user, client.pool, client.tracked = "user", new.pool, end.client.tracked
+    client.welcome_done()
+    new.pool.push_client(client)
+    restore_client(client, carry(client_state(end.client)))
+    client.watch()
+    end.sock.setblocking(False)
+    taken = ClientEnd(end.sock, new.turn, client)
+    new.clients.append(taken)
+    return taken
+
+
+def take_server(new: Relay, end: ServerEnd, client: ClientEnd | None) -> ServerEnd:
+    server = Server(new.poller, os.dup(end.server.fd), new, new.pool)
+    server.address_text = "fake"
+    server.watch(True)
+    server.tracked = end.server.tracked
+    new.pool.push_login(server)
+    if client is None:
+        new.pool.login_done(server)
+    else:
+        server.relay_phase()
+        server.tracked = client.client.tracked
+        new.pool.link_pair(client.client, server)
+        server.tracked = end.server.tracked
+    restore_server(server, carry(server_state(end.server)))
+    taken = ServerEnd(end.sock, new.turn, server)
+    if hasattr(end, "backend"):
+        taken.backend = end.backend
+    new.servers.append(taken)
+    return taken
+
+
+class Live:
+    """A relay whose servers are Backends, with one client; it can be succeeded."""
+
+    def __init__(self, make) -> None:
+        self.make = make
+        self.relay = self.prepare(make())
+        self.client = self.relay.client()
+
+    def prepare(self, relay: Relay) -> Relay:
+        def opened(end: ServerEnd) -> None:
+            end.backend = Backend(DEFAULTS)
+
+        def turn() -> None:
+            for end in relay.servers:
+                end.pull()
+                data, end.got = end.got, b""
+                end.backend.receive(data)
+                out, end.backend.out = end.backend.out, b""
+                end.queue(out)
+
+        relay.on_open, relay.on_turn = opened, turn
+        return relay
+
+    def succeed(self) -> None:
+        """Go on in the next process."""
+        where = self.relay.clients.index(self.client)
+        self.relay = take_over(self.relay, self.prepare(self.make()))
+        self.client = self.relay.clients[where]
+
+    def ask(self, *data: bytes) -> bytes:
+        return self.client.ask(*data)
+
+
+@pytest.fixture
+def live(relay):
+    one = Live(relay)
+    yield one
+    one.client = None
+
+
+def test_unnamed_statement_of_a_transaction_is_still_there(live):
+    """It was taken for another client's, and closed before its Bind."""
+    live.ask(f.query("begin"))
+    assert f.codes(live.ask(f.parse("", "parameters"), f.SYNC)) == "1Z"
+    live.succeed()
+    got = live.ask(f.bind("", "", "mine"), f.execute(), f.SYNC)
+    assert f.codes(got) == "2DCZ"
+    live.ask(f.query("commit"))
+
+
+def test_unnamed_statement_of_another_client_is_still_not_there(live):
+    other = live.relay.client()
+    other.ask(f.parse("", "select others"), f.SYNC)
+    live.ask(f.query("begin"))
+    live.succeed()
+    got = live.ask(f.bind(""), f.execute(), f.SYNC)
+    assert f.codes(got) == "EZ"
+    assert f.rows(got) == []
+
+
+def test_doubt_about_a_servers_statements_stays(live):
+    """One was gone, by SQL: from then on a Close goes before each Parse."""
+    live.ask(f.parse("s", "select s"), f.SYNC)
+    live.relay.servers[0].backend.statements.clear()
+    assert f.codes(live.ask(f.bind("s"), f.execute(), f.SYNC)) == "EZ"
+    live.succeed()
+    backend = live.relay.servers[0].backend
+    seen: list[bytes] = []
+    message = backend.message
+    backend.message = lambda code, body: (seen.append(code), message(code, body))
+    assert f.codes(live.ask(f.parse("t", "select t"), f.SYNC)) == "1Z"
+    assert b"".join(seen) == b"CPS"
+
+
+def test_server_that_spoke_out_of_turn_is_still_not_used(live):
+    server = live.relay.server()
+    server.send(f.data_row(b"nobody's"))
+    assert server.server.is_dirty
+    live.succeed()
+    assert live.relay.servers[0].server.is_dirty
+    got = live.ask(f.query("select mine"))
+    assert f.rows(got) == [b"mine"]
+    assert live.relay.reasons == ["idle server got dirty"]
+
+
+def test_name_of_a_refused_parse_may_be_taken_again(live):
+    """Its client was thrown out: the name was taken for one in use."""
+    assert f.codes(live.ask(f.parse("s", "syntax error"), f.SYNC)) == "EZ"
+    live.succeed()
+    assert f.codes(live.ask(f.parse("s", "select fine"), f.SYNC)) == "1Z"
+    got = live.ask(f.bind("s"), f.execute(), f.SYNC)
+    assert f.rows(got) == [b"fine"]
+
+
+def test_answers_under_way_reach_their_client(live):
+    """Syncs of a pipeline, an error, a statement that is skipped, our own Close."""
+    live.relay.pool.max_prepared = 1
+    live.relay.on_turn = lambda: None
+    direct = Backend(DEFAULTS)
+    messages = [
+        f.parse("a", "select a"), f.bind("a"), f.execute(), f.SYNC,
+        f.query("fail"), f.parse("b", "select b"), f.parse("c", "syntax error"),
+        f.bind("b"), f.execute(), f.SYNC, f.close("a"), f.SYNC,
+        f.parse("b2", "select b"), f.bind("b2"), f.execute(), f.SYNC,
+    ]  # fmt: skip
+    live.client.send(*messages)
+    direct.receive(b"".join(messages))
+    live.succeed()
+    live.relay.turn()
+    assert live.client.take() == direct.out
+    assert live.relay.servers[0].server.clean
+
+
+# Of each field that a connection keeps from one message to the next: why the next
+# process needs no word of it. All others must be in what `carried` tells.
+PLACE = "told by SHOW FDS or found anew by bouncer.adopt"
+STILL = "nothing is half done while both processes stand still"
+CACHE = "only saves work"
+LOGIN = "only until the welcome"
+NOT_CARRIED = {
+    "Client": {
+        **dict.fromkeys(
+            ("state", "pool", "server", "app", "user", "user_state", "database",
+             "listener", "counted_database", "counted_user", "cancel_key", "tracked"),
+            PLACE),
+        **dict.fromkeys(
+            ("held_back", "dropping", "remain", "wait_kind", "wait_start",
+             "wait_note", "notified", "ends_with"), STILL),
+        **dict.fromkeys(
+            ("first_byte_is_tls", "started", "application_name_override",
+             "startup_options", "startup_params"), LOGIN),
+        "on_console": "the console is not handed over",
+    },
+    "Server": {
+        **dict.fromkeys(
+            ("state", "pool", "client", "app", "login", "address", "host", "phase",
+             "address_text", "cancel_key", "backend_pid", "tracked"), PLACE),
+        **dict.fromkeys(
+            ("cancels", "release_due", "place_due", "crowded", "remain", "fakes_due",
+             "skipping", "error", "peer", "cancel_for"), STILL),
+        "equal_to": CACHE,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("Client", client_state), ("Server", server_state)]
+)
+def test_every_field_is_carried_or_need_not_be(relay, kind, told):
+    """A field that somebody adds, and forgets here, is forgotten at each restart."""
+    text = (RELAY / f"{kind.lower()}.pxd").read_text()
+    block = text.split(f"cdef class {kind}(Stream):")[1]
+    block = block.split("    # The flow of")[0].split("    cdef:\n")[1]
+    fields = set()
+    for line in block.splitlines():
+        code = line.split("#")[0].strip()
+        if code:
+            fields.update(
+                re.split(r"\W+", re.sub(r"^(public |readonly )", "", code))[1:]
+            )
+    r = relay()
+    state = told(r.client().client if kind == "Client" else r.server().server)
+    assert fields - set(state) == set(NOT_CARRIED[kind])
