@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .wire import FakeClient, Message, rows
+from .wire import FakeClient, Message
 
 CUT_OFF = ("<connection closed>", "<timeout>")
 
@@ -87,21 +87,10 @@ class Worker(threading.Thread):
         An error (somebody has canceled us, or killed the server) or the end may cut
         an answer short, but what has come of it must be right.
         """
-        is_cut = False
-        answers = answers_in(got)
-        if got[-1]["type"] == "<timeout>":
-            raise WrongRow(f"{self.name} waits for {owed} in vain, got {answers}")
-        for answer, wanted in zip(answers, owed, strict=False):
-            seen = [row[0] for row in rows(answer)]
-            broken = any(m["type"] in ("ErrorResponse", *CUT_OFF) for m in answer)
-            if seen != (wanted[: len(seen)] if broken else wanted):
-                raise WrongRow(f"{self.name} is owed {wanted}, got {seen}: {answers}")
-            self.answered += len(seen)
-            is_cut |= broken
+        count, is_cut = verified(self.name, got, owed)
+        self.answered += count
         if is_cut:
             raise ConnectionError("cut off")
-        if len(answers) != len(owed):
-            raise WrongRow(f"{self.name} is owed {owed}, got {answers}")
 
     # What a worker may ask
 
@@ -161,6 +150,44 @@ class Worker(threading.Thread):
         texts = [dict(m["fields"])["M"] for m in got if m["type"] == "ErrorResponse"]
         if texts != ["division by zero"]:
             raise ConnectionError(f"cut off: {texts}")
+
+
+def verified(
+    name: str, got: list[Message], owed: list[list[str]], all_asked: bool = True
+) -> tuple[int, bool]:
+    """Compare what *name* got with what it is owed, ReadyForQuery by ReadyForQuery.
+
+    Returns how many rows were right, and whether an error or the end cut something
+    off. Only then, or when not everything was asked, may answers be missing.
+    """
+    count, is_cut = 0, False
+    answers = answers_in(got)
+    if got and got[-1]["type"] == "<timeout>":
+        raise WrongRow(f"{name} waits for {owed} in vain, got {answers}")
+    for number, answer in enumerate(answers):
+        seen = tags(answer)
+        wanted = owed[number] if number < len(owed) else []
+        broken = any(m["type"] in ("ErrorResponse", *CUT_OFF) for m in answer)
+        if seen != (wanted[: len(seen)] if broken else wanted):
+            raise WrongRow(f"{name} is owed {wanted}, got {seen}: {answers}")
+        if number >= len(owed) and answer[-1]["type"] == "ReadyForQuery":
+            raise WrongRow(f"{name} is owed {owed}, got {answers}")
+        count += len(seen)
+        is_cut |= broken
+    if all_asked and not is_cut and len(answers) != len(owed):
+        raise WrongRow(f"{name} is owed {owed}, got {answers}")
+    return count, is_cut
+
+
+def tags(answer: list[Message]) -> list[str]:
+    """The first column of each row, also of a COPY TO STDOUT in text."""
+    found = []
+    for message in answer:
+        if message["type"] == "DataRow":
+            found.append(message["values"][0])
+        elif message["type"] == "CopyData":
+            found.append(message["data"].split("\t")[0].rstrip("\n"))
+    return found
 
 
 def answers_in(got: list[Message]) -> list[list[Message]]:
