@@ -249,6 +249,7 @@ ROWS: Final = (
     Param("verbose", INT, None),
     # Our own section. Not in SHOW CONFIG, so that tools see what PgBouncer shows.
     Param("agent_listen", STRING, "", reload=False, section=OURS),
+    Param("fair_wait", TIME, "0", section=OURS),
     Param("haproxy_sockets", STRING, "", section=OURS),
     Param("health_check_user", STRING, "", section=OURS),
     Param("health_databases", STRING, "", section=OURS),

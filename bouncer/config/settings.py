@@ -122,6 +122,7 @@ class Settings:
 
     # Section [pybouncer]
     agent_listen: str
+    fair_wait: float
     haproxy_sockets: str
     health_check_user: str
     health_databases: str

@@ -13,6 +13,7 @@ from bouncer import log
 from bouncer.errors import LoginFailed, cut
 from bouncer.pool import plan
 from bouncer.pool.pools import ServerPool
+from bouncer.pool.sharing import Sharing, waited
 from bouncer.relay.server import Server
 from bouncer.relay.tracked import from_dict
 
@@ -27,6 +28,7 @@ class Keeper:
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        self.sharing = Sharing(self)
 
     # Asked by the relay
 
@@ -85,6 +87,14 @@ class Keeper:
             server.disconnect("pause mode", True, False)
         self.app.drain_progress()
 
+    def must_yield(self, pool: ServerPool) -> bool:
+        """Another pool at the same limit has waited too long for what *pool* has."""
+        return self.sharing.must_yield(pool)
+
+    def idle_while_contested(self, pool: ServerPool) -> None:
+        """A server is idle that another pool may want to evict."""
+        pool.poller.put_off(lambda: self.sharing.freed(pool))
+
     def special_waiter(self, pool: ServerPool, client: Any, server: Any) -> None:
         """The first waiter wants no ordinary link: *server* is idle again."""
         if client.wait_kind == WAIT_WELCOME:
@@ -121,8 +131,6 @@ class Keeper:
     def view(self, pool: ServerPool) -> plan.PoolView:
         app, now = self.app, pool.poller.now
         limits, settings = app.limits, app.settings
-        first = pool.waiting.first
-        began = 0 if first is None else (first.query_start or first.wait_start)
         return plan.PoolView(
             connections=pool.server_count,
             logins=len(pool.login),
@@ -134,7 +142,7 @@ class Keeper:
             failed=pool.failed,
             since_attempt=(now - pool.last_attempt) / 1_000_000,
             login_retry=settings.server_login_retry,
-            longest_wait=(now - began) / 1_000_000 if began else 0.0,
+            longest_wait=waited(pool, now),
             cancels=len(pool.cancels),
             database_connections=pool.database.server_count,
             max_database=limits.max_db_connections(pool.database),
@@ -159,9 +167,7 @@ class Keeper:
                 if log.verbosity:
                     log.debug(f"{pool}: not opening a connection: {verdict.why}")
                 return opened
-            if verdict.evict_database and not (evict and self.evict_database(pool)):
-                return opened
-            if verdict.evict_user and not (evict and self.evict_user(pool)):
+            if not self.make_room(pool, verdict, evict):
                 return opened
             if verdict.from_reserve and pool.waiting.first is not None:
                 log.warning(
@@ -173,20 +179,31 @@ class Keeper:
             if replication is not None or len(pool.login) >= wanted:
                 return opened
 
+    def make_room(self, pool: ServerPool, verdict: plan.Verdict, evict: bool) -> bool:
+        """Evict what the shared limits ask for; else the pool has a claim."""
+        for wanted, make in (
+            (verdict.evict_database, self.evict_database),
+            (verdict.evict_user, self.evict_user),
+        ):
+            if wanted and not (evict and make(pool)):
+                if evict:
+                    self.sharing.refused(pool, verdict)
+                return False
+        return True
+
     def evict_database(self, pool: ServerPool) -> bool:
         """Close the longest unused connection of the same database."""
         return self.evict(list(pool.database.pools.values()))
 
     def evict_user(self, pool: ServerPool) -> bool:
         """Close the longest unused connection of the same server user."""
+        return self.evict(self.pools_of_user(pool))
+
+    def pools_of_user(self, pool: ServerPool) -> list[ServerPool]:
+        """The pools whose servers count for the same max_user_connections."""
         account = pool.user.account
-        return self.evict(
-            [
-                one
-                for one in self.app.registry.all_pools()
-                if one.user.account is account
-            ]
-        )
+        every = self.app.registry.all_pools()
+        return [one for one in every if one.user.account is account]
 
     def evict(self, pools: list[ServerPool]) -> bool:
         candidates = [server for pool in pools for server in pool.idle]
@@ -239,6 +256,8 @@ class Keeper:
         pool.login_done(server)
         if len(pool.waiting) or pool.cancels:
             self.wants_server(pool)
+        elif pool.contested:
+            self.idle_while_contested(pool)
         self.app.drain_progress()
 
     def replication_ready(self, pool: ServerPool, server: Any, client: Any) -> None:
@@ -288,8 +307,8 @@ class Keeper:
         pool.user.account.server_count -= 1
         if server.state == 0 and server.cancel_for is None and not pool.failed:
             self.note_failure(pool, reason)
-        if len(pool.waiting) or pool.cancels:
-            pool.poller.put_off(lambda: self.wants_server(pool))
+        if len(pool.waiting) or pool.cancels or pool.contested:
+            pool.poller.put_off(lambda: self.sharing.freed(pool))
         self.app.drain_progress()
 
 

@@ -68,3 +68,12 @@ def may_open(view: PoolView) -> Verdict:
     full_database = view.max_database and view.database_connections >= view.max_database
     full_user = view.max_user and view.user_connections >= view.max_user
     return Verdict(True, "room", reserve, bool(full_database), bool(full_user))
+
+
+def gives_way(own_wait: float, rival_wait: float, margin: float) -> bool:
+    """Should a pool let a rival at a shared limit have the connection it releases?
+
+    The rival's first client must have waited *margin* seconds longer than the
+    pool's own: less would cost a new connection per transaction.
+    """
+    return margin > 0 and rival_wait - own_wait >= margin

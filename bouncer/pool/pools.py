@@ -43,6 +43,7 @@ class ServerPool(Pool):
         self.hosts: Any = None  # hosts.HostList of the entry
         self.host_key: Any = None  # what it was made from
         self.cancels: list[Any] = []  # clients whose CancelRequest waits, in order
+        self.fair_check = 0  # when rivals are looked at again, sharing.must_yield
         self.flagged = False  # some active server is marked for closing
         self.peer: Any = None  # registry.PeerState: only cancels go there
         self.idle_since = poller.now

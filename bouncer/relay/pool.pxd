@@ -52,6 +52,7 @@ cdef class Pool:
         public bint draining    # a suspend: who gives its server back is not read
         bint handing            # a released server is being handed over
         public bint queue_only  # nobody idle, no room: who comes just queues
+        public bint contested   # others want what is released: a shared limit is full
         public bint round_robin
         public bint reset_on_release
         public bint check_on_release

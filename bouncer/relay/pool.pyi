@@ -28,6 +28,7 @@ class Pool:
     blocked: bool
     draining: bool
     queue_only: bool
+    contested: bool
     round_robin: bool
     reset_on_release: bool
     check_on_release: bool

@@ -147,7 +147,7 @@ cdef class Pool:
             return server.end("idle server got dirty", True, False, "08P01")
         if (server.close_needed or server.cancels or server.replication
                 or (self.reset_on_release and not after_reset)
-                or self.check_on_release or self.blocked
+                or self.check_on_release or self.blocked or self.contested
                 or self.poller.now - server.connected_at >= self.lifetime_us):
             return self.settle_special(server, after_reset)
         if self.waiting.head is not None:
@@ -173,6 +173,8 @@ cdef class Pool:
             return 0
         if server.replication:
             return server.end("replication client was closed", True, False, "08P01")
+        if self.contested and not self.blocked and self.keeper.must_yield(self):
+            return server.end("evicted", True, False, "08P01")
         if self.reset_on_release and not after_reset:
             if len(self.reset_query) > LONGEST_QUERY:
                 return server.end("reset query failed", False, False, "08P01")
@@ -190,6 +192,8 @@ cdef class Pool:
             self.queue_only = False
             if self.waiting.head is not None:
                 self.keeper.wants_server(self)
+            elif self.contested:
+                self.keeper.idle_while_contested(self)
             return 0
         if self.waiting.head is not None:
             return self.hand_over(server)
@@ -198,6 +202,8 @@ cdef class Pool:
             self.idle.push_tail(server)
         else:
             self.idle.push_head(server)
+        if self.contested:
+            self.keeper.idle_while_contested(self)
         return 0
 
     cdef int hand_over(self, Server server) except -1:

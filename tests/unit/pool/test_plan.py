@@ -1,0 +1,88 @@
+"""What a pool may open, and when it gives way to another."""
+
+from dataclasses import replace
+
+import pytest
+
+from bouncer.pool.plan import PoolView, gives_way, may_open
+
+NOBODY = PoolView(
+    connections=0,
+    logins=0,
+    parallel_logins=1,
+    pool_size=5,
+    reserve_size=0,
+    reserve_timeout=5,
+    welcome_known=True,
+    failed=False,
+    since_attempt=100,
+    login_retry=15,
+    longest_wait=0,
+    cancels=0,
+    database_connections=0,
+    max_database=0,
+    user_connections=0,
+    max_user=0,
+)
+
+
+def verdict(**what):
+    return may_open(replace(NOBODY, **what))
+
+
+def test_pool_with_room_may_open():
+    assert verdict().open
+    assert verdict(connections=4).open
+
+
+def test_pool_size_is_a_limit_and_zero_is_none():
+    assert verdict(connections=5).why == "pool full"
+    assert verdict(connections=5000, pool_size=0).open
+
+
+def test_one_login_at_a_time_unless_parallel_logins_says_more():
+    assert verdict(logins=1).why == "already in progress"
+    assert verdict(logins=1, parallel_logins=2).open
+    assert not verdict(logins=2, parallel_logins=2).open
+
+
+def test_failed_attempt_is_repeated_after_server_login_retry():
+    assert not verdict(failed=True, since_attempt=14.9).open
+    assert verdict(failed=True, since_attempt=15).open
+
+
+def test_unknown_welcome_opens_beyond_the_size():
+    assert verdict(connections=5, welcome_known=False).open
+
+
+def test_cancels_may_use_twice_the_size_and_no_shared_limit():
+    assert verdict(connections=9, cancels=1, max_database=1).open
+    assert not verdict(connections=10, cancels=1).open
+
+
+@pytest.mark.parametrize(
+    ("wait", "timeout", "connections", "expected"),
+    [(5, 5, 5, True), (4.9, 5, 5, False), (9, 0, 5, False), (9, 5, 7, False)],
+)
+def test_reserve_pool_opens_for_those_who_waited(wait, timeout, connections, expected):
+    found = verdict(
+        connections=connections,
+        reserve_size=2,
+        longest_wait=wait,
+        reserve_timeout=timeout,
+    )
+    assert found.open == found.from_reserve == expected
+
+
+def test_shared_limits_ask_for_an_eviction():
+    found = verdict(max_database=3, database_connections=3, max_user=4)
+    assert (found.open, found.evict_database, found.evict_user) == (True, True, False)
+    found = verdict(max_user=4, user_connections=4)
+    assert (found.open, found.evict_database, found.evict_user) == (True, False, True)
+
+
+def test_fair_wait_counts_how_much_longer_the_other_has_waited():
+    assert gives_way(own_wait=0.0, rival_wait=0.5, margin=0.5)
+    assert not gives_way(own_wait=0.1, rival_wait=0.5, margin=0.5)
+    assert gives_way(own_wait=9.0, rival_wait=9.5, margin=0.5)
+    assert not gives_way(own_wait=0.0, rival_wait=99.0, margin=0.0)
