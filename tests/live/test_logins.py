@@ -76,6 +76,7 @@ def test_login_at_both_ends(
         open_as(one, user, password + "x")
 
 
+@pytest.mark.regression(14)
 def test_wrong_password_is_refused_beside_a_warm_pool(
     pooler: Callable[..., Any], postgres: Postgres
 ) -> None:
@@ -134,6 +135,7 @@ def test_rotated_password_needs_no_restart(
 # auth_query
 
 
+@pytest.mark.regression(7)
 @pytest.mark.parametrize(
     ("until", "fine"),
     [
@@ -164,6 +166,7 @@ def test_cve_2025_2291_expired_password(
         postgres.rows("drop role ageing")
 
 
+@pytest.mark.regression(8)
 def test_cve_2025_12819_lookup_sees_nothing_of_the_client(
     pooler: Callable[..., Any], postgres: Postgres
 ) -> None:

@@ -91,6 +91,7 @@ SECRETS = ("secret", "password", "proof", "stored_key", "server_key", "client_ke
            "signature", "hashed", "answer", "keys")  # fmt: skip
 
 
+@pytest.mark.regression(18)
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_cve_like_18_secrets_are_compared_in_one_place(path: Path) -> None:
     """No `==` on anything that is named like a secret, outside `same`."""
@@ -104,6 +105,7 @@ def test_cve_like_18_secrets_are_compared_in_one_place(path: Path) -> None:
             assert name not in SECRETS, f"{path.name}:{node.lineno}: {name} compared"
 
 
+@pytest.mark.regression(18)
 def test_there_is_one_constant_time_comparison() -> None:
     users = [path.name for path in SOURCES if "compare_digest" in path.read_text()]
     assert users == [Path(secrets.__file__).name]

@@ -292,6 +292,7 @@ def test_secret_with_a_huge_count_is_not_derived(
     )
 
 
+@pytest.mark.regression(17)
 def test_nobody_takes_as_long_as_somebody(
     logged: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
