@@ -230,7 +230,7 @@ cdef class Server(Stream):
                 continue
             if (code == BE_PARAMETER_STATUS
                     or (code == BE_COMMAND_COMPLETE and (length == 19 or length == 16))
-                    or (code == BE_ERROR and self.prepared is not None)):
+                    or code == BE_ERROR):
                 # Looked into: needed whole. One that is too large for that is
                 # forwarded, and the connection is not used again.
                 if total <= WHOLE_LIMIT and count - pos < total:
@@ -674,9 +674,13 @@ cdef class Server(Stream):
         26000: a statement is gone, by SQL; 42P05: there is one that we do not know;
         RevalidateCachedQuery: its result has other columns since a table changed.
         From now on a Close goes before each Parse, and each is parsed again.
+        FATAL, PANIC and out of memory: nobody else shall have this server.
         """
         cdef int kind
-        if self.owed.count == 0:
+        if (b"\0VFATAL\0" in body or b"\0VPANIC\0" in body or b"\0C53200\0" in body
+                or body.startswith((b"SFATAL\0", b"SPANIC\0"))):
+            self.close_needed = True
+        if self.owed.count == 0 or self.prepared is None:
             return 0
         kind = owed_at(&self.owed, 0).kind
         if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:

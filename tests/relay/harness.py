@@ -19,6 +19,7 @@ from bouncer.relay.pool import Pool
 from bouncer.relay.server import Server
 from bouncer.relay.tracked import from_dict
 from tests.relay import frames
+from tests.relay.backend import Backend
 
 SESSION, TRANSACTION, STATEMENT = 0, 1, 2
 WAIT_QUERY = 0
@@ -128,6 +129,7 @@ class ServerEnd(End):
     def __init__(self, sock: socket.socket, turn: Any, server: Server) -> None:
         super().__init__(sock, turn)
         self.server = server
+        self.backend: Backend | None = None
 
     def answer(self, text: str, status: str = "I") -> None:
         """Send one row and ReadyForQuery."""
@@ -301,3 +303,21 @@ class Relay:
 
     def crashed(self, stream: Any, problem: Exception) -> None:
         self.problems.append(problem)
+
+
+def give_backends(relay: "Relay") -> "Relay":
+    """Let a model of PostgreSQL answer at the far end of every server of *relay*."""
+
+    def opened(end: ServerEnd) -> None:
+        end.backend = Backend(DEFAULTS)
+
+    def answer() -> None:
+        for end in relay.servers:
+            end.pull()
+            data, end.got = end.got, b""
+            end.backend.receive(data)
+            out, end.backend.out = end.backend.out, b""
+            end.queue(out)
+
+    relay.on_open, relay.on_turn = opened, answer
+    return relay

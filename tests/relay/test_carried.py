@@ -25,7 +25,7 @@ from bouncer.relay.client import Client
 from bouncer.relay.server import Server
 from tests.relay import frames as f
 from tests.relay.backend import Backend
-from tests.relay.harness import DEFAULTS, ClientEnd, Relay, ServerEnd
+from tests.relay.harness import DEFAULTS, ClientEnd, Relay, ServerEnd, give_backends
 
 RELAY = Path(__file__).resolve().parents[2] / "bouncer" / "relay"
 
@@ -80,8 +80,7 @@ def take_server(new: Relay, end: ServerEnd, client: ClientEnd | None) -> ServerE
         server.tracked = end.server.tracked
     restore_server(server, carry(server_state(end.server)))
     taken = ServerEnd(end.sock, new.turn, server)
-    if hasattr(end, "backend"):
-        taken.backend = end.backend
+    taken.backend = end.backend
     new.servers.append(taken)
     return taken
 
@@ -91,28 +90,13 @@ class Live:
 
     def __init__(self, make) -> None:
         self.make = make
-        self.relay = self.prepare(make())
+        self.relay = give_backends(make())
         self.client = self.relay.client()
-
-    def prepare(self, relay: Relay) -> Relay:
-        def opened(end: ServerEnd) -> None:
-            end.backend = Backend(DEFAULTS)
-
-        def turn() -> None:
-            for end in relay.servers:
-                end.pull()
-                data, end.got = end.got, b""
-                end.backend.receive(data)
-                out, end.backend.out = end.backend.out, b""
-                end.queue(out)
-
-        relay.on_open, relay.on_turn = opened, turn
-        return relay
 
     def succeed(self) -> None:
         """Go on in the next process."""
         where = self.relay.clients.index(self.client)
-        self.relay = take_over(self.relay, self.prepare(self.make()))
+        self.relay = take_over(self.relay, give_backends(self.make()))
         self.client = self.relay.clients[where]
 
     def ask(self, *data: bytes) -> bytes:
