@@ -107,6 +107,7 @@ def test_server_that_stops_reading_costs_no_memory(pooler, free_port):
         server.close()
 
 
+@pytest.mark.regression(60)
 def test_message_of_any_size_passes_without_being_held(pooler):
     one = pooler({"pool_mode": "transaction"})
     with one.connect() as connection:

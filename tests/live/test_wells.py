@@ -228,6 +228,7 @@ def client_kills(mode: str, inside: int, hows: Iterable[str] | None) -> Iterable
                 yield kind, at, how, next(patience)
 
 
+@pytest.mark.regression(33)
 def test_client_killed_at_every_message_and_inside(lanes, postgres):
     some = lanes("transaction")
     in_parallel(some, client_kills("transaction", 1, None), client_killed)
@@ -270,6 +271,7 @@ def answer_places(lane: Lane, kind: str, inside: int) -> list[int]:
     return list(answer.places(inside))
 
 
+@pytest.mark.regression(33)
 def test_client_killed_within_its_answers(lanes, postgres):
     some = lanes("transaction")
     turn = itertools.cycle(("close", "reset", "terminate"))
@@ -369,6 +371,7 @@ def waits_that_end(lane: Lane, kind: str, places: list[int]) -> None:
     lane.next_client_is_served((kind, "waits that ended"))
 
 
+@pytest.mark.regression(34, 35)
 def test_wait_times_out_within_a_request(lanes, postgres):
     """Nothing of it runs later, on whatever server, and nobody hears of it."""
     some = lanes("transaction", query_wait_timeout=1)

@@ -10,6 +10,7 @@ EXTENDED = f.parse("", "copy") + f.bind("") + f.execute()
 BEGUN = f.PARSE_COMPLETE + f.BIND_COMPLETE + f.COPY_IN
 
 
+@pytest.mark.regression(57)
 def test_copy_in_is_over_with_ready_for_query(relay):
     r = relay()
     first, second = r.client(), r.client()
@@ -43,6 +44,7 @@ def test_pipelined_copies_are_counted_whenever_their_beginning_is_told(relay):
     assert server.take() == f.query("second")
 
 
+@pytest.mark.regression(56)
 @pytest.mark.parametrize("mode", [SESSION, TRANSACTION])
 def test_late_end_of_a_failed_copy_takes_no_server(relay, mode):
     r = relay(mode=mode)
@@ -100,6 +102,7 @@ def test_server_is_released_when_the_half_message_is_through(relay):
     assert server.take() == data[50:] + f.query("second")
 
 
+@pytest.mark.regression(55)
 def test_sync_inside_an_extended_copy_is_not_answered(relay):
     r = relay()
     first, second = r.client(), r.client()

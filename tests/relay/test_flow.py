@@ -94,6 +94,7 @@ def test_half_closed_server_is_gone(relay):
     assert f.errors(client.take()) == ["server conn crashed?"]
 
 
+@pytest.mark.regression(60)
 @pytest.mark.parametrize("size", [10, 70_000, 300_000])
 def test_message_of_any_size_in_any_pieces(relay, size):
     r = relay()

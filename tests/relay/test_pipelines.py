@@ -39,6 +39,7 @@ def test_messages_arrive_byte_by_byte(relay):
     assert server.server.state_name == "idle"
 
 
+@pytest.mark.regression(37)
 @pytest.mark.parametrize("count", [2, 3, 20])
 def test_server_is_kept_until_every_query_of_a_pipeline_is_answered(relay, count):
     r = relay()
@@ -56,6 +57,7 @@ def test_server_is_kept_until_every_query_of_a_pipeline_is_answered(relay, count
     assert f.rows(second.take()) == [b"for the second"]
 
 
+@pytest.mark.regression(37)
 @pytest.mark.parametrize("failing", range(5))
 def test_error_in_any_unit_of_a_pipeline_settles_that_unit_alone(relay, failing):
     r = relay()
@@ -133,6 +135,7 @@ def test_statement_pooling_does_not_tell_of_the_begin(relay):
     assert client.codes() == "E"
 
 
+@pytest.mark.regression(40)
 def test_portal_that_is_suspended_keeps_the_server_until_sync(relay):
     r = relay()
     first, second = r.client(), r.client()
@@ -166,6 +169,7 @@ def test_function_call_is_owed_one_answer(relay):
 # What comes behind the last answer
 
 
+@pytest.mark.regression(62, 63)
 def test_rows_behind_the_last_answer_reach_nobody(relay, logged):
     """Read together with ReadyForQuery, they went to the client that came next."""
     r = relay()
@@ -189,6 +193,7 @@ def test_rows_behind_the_last_answer_reach_nobody(relay, logged):
     assert f.rows(second.take()) == [b"mine"]
 
 
+@pytest.mark.regression(63)
 def test_half_message_behind_the_last_answer_closes_the_server(relay):
     r = relay()
     first, second = r.client(), r.client()
@@ -213,6 +218,7 @@ def test_notification_behind_the_last_answer_is_dropped(relay):
     assert r.reasons == []
 
 
+@pytest.mark.regression(62)
 @pytest.mark.parametrize("what", [f.notice("hm"), f.error("57P01", "shut"), f.ready()])
 def test_idle_server_that_speaks_is_not_used_again(relay, what):
     r = relay()
@@ -322,6 +328,7 @@ def test_waiting_clients_that_leave_at_once_do_not_pile_up(relay):
 # Servers that go
 
 
+@pytest.mark.regression(61)
 def test_server_that_dies_in_a_pipeline_is_told_once(relay):
     r = relay()
     client = r.client()

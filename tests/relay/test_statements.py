@@ -1,5 +1,7 @@
 """Prepared statements: renamed, shared, evicted, undone when PostgreSQL skips them."""
 
+import pytest
+
 from tests.relay import frames as f
 
 OK = f.PARSE_COMPLETE + f.ready()
@@ -79,6 +81,7 @@ def test_made_up_answer_does_not_split_a_message(relay):
     assert client.codes() == "1tT3Z"
 
 
+@pytest.mark.regression(43)
 def test_made_up_answer_stands_before_the_next_answer(relay):
     """It came too late when the message before it was cut, and the answer behind it
     was not counted at all."""
@@ -108,6 +111,7 @@ def test_made_up_answer_behind_a_copy(relay):
     assert [code for code, _ in names_of(server)] == ["B", "S"]
 
 
+@pytest.mark.regression(44)
 def test_made_up_answer_is_not_given_while_postgresql_skips(relay):
     r = relay()
     client = r.client()
@@ -278,6 +282,7 @@ def test_statement_evicted_in_a_unit_that_may_still_fail(relay):
 # Everything forgotten
 
 
+@pytest.mark.regression(51)
 def test_statement_parsed_behind_deallocate_all_survives(relay):
     """It was forgotten together with those before; its user was thrown out."""
     r = relay()
@@ -314,6 +319,7 @@ def refuse(server, sqlstate, routine="x"):
     server.send(f.message(b"E", fields), f.ready())
 
 
+@pytest.mark.regression(52)
 def test_statement_that_is_gone_is_parsed_again_after_one_error(relay):
     """DEALLOCATE by its name, or in a function: everybody got 26000 for ever."""
     r = relay()
@@ -331,6 +337,7 @@ def test_statement_that_is_gone_is_parsed_again_after_one_error(relay):
     assert f.codes(server.take()) == "BS"
 
 
+@pytest.mark.regression(53)
 def test_statement_whose_columns_changed_is_parsed_again_after_one_error(relay):
     """cached plan must not change result type, for ever."""
     r = relay()
@@ -372,6 +379,7 @@ def test_errors_of_other_kinds_change_nothing(relay):
 # The unnamed statement
 
 
+@pytest.mark.regression(54)
 def test_unnamed_statement_of_another_client_is_not_there(relay):
     """Bind to it ran what another client had asked, with its rows."""
     r = relay()
@@ -438,6 +446,7 @@ def test_limit_of_none_passes_everything_through(relay):
     assert r.servers[0].server.clean
 
 
+@pytest.mark.regression(41)
 def test_portal_and_statement_of_one_name_are_two_things(relay):
     r = relay()
     client = r.client()
@@ -484,6 +493,7 @@ def test_parse_without_its_zeros_ends_the_client(relay):
     assert f.errors(client.ask(f.message(b"P", b"abc"))) == ["failed to parse packet"]
 
 
+@pytest.mark.regression(45)
 def test_statement_prepared_and_left_behind_is_not_claimed(relay):
     """The client goes before Sync: its server goes with it, and so does the claim."""
     r = relay()
