@@ -2,18 +2,22 @@
 
 import asyncio
 import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bouncer.auth import ldap
 from bouncer.auth.ldap import LdapError, Options
+from tests.conftest import missing
+from tests.support.slapd import (
+    ADMIN,
+    ADMIN_PASSWORD,
+    Slapd,
+    free_port,
+    make_certificate,
+    need_slapd,
+)
 from tests.unit.talks.driver import Lines, catch_log
 
 
@@ -140,121 +144,19 @@ def test_ldapurl_that_is_none() -> None:
 
 # A real server
 
-LDIF = """
-dn: dc=example
-objectClass: dcObject
-objectClass: organization
-o: example
-dc: example
-
-dn: ou=people,dc=example
-objectClass: organizationalUnit
-ou: people
-
-dn: uid=eve,ou=people,dc=example
-objectClass: inetOrgPerson
-uid: eve
-cn: Eve
-sn: E
-mail: twin@example
-userPassword: right
-
-dn: uid=bob,ou=people,dc=example
-objectClass: inetOrgPerson
-uid: bob
-cn: Bob
-sn: B
-mail: twin@example
-userPassword: other
-"""
-ADMIN, ADMIN_PASSWORD = "cn=admin,dc=example", "adminpw"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Slapd:
-    """A running slapd with two people in it."""
-
-    def __init__(self, where: Path) -> None:
-        self.where = where
-        self.port, self.tls_port = free_port(), free_port()
-        self.make_certificate()
-        (where / "db").mkdir()
-        (where / "slapd.conf").write_text(
-            "include /etc/ldap/schema/core.schema\n"
-            "include /etc/ldap/schema/cosine.schema\n"
-            "include /etc/ldap/schema/inetorgperson.schema\n"
-            "modulepath /usr/lib/ldap\nmoduleload back_mdb\n"
-            f"TLSCertificateFile {where}/crt\nTLSCertificateKeyFile {where}/key\n"
-            f"pidfile {where}/pid\n"
-            'database mdb\nsuffix "dc=example"\nmaxsize 10485760\n'
-            f'rootdn "{ADMIN}"\nrootpw {ADMIN_PASSWORD}\ndirectory {where}/db\n'
-            "access to attrs=userPassword by anonymous auth by * none\n"
-            "access to * by anonymous auth by * read\n"
-        )
-        self.run("slapadd", "-f", "slapd.conf", stdin=LDIF)
-        uris = f"ldap://127.0.0.1:{self.port} ldaps://127.0.0.1:{self.tls_port}"
-        self.process = subprocess.Popen(
-            [found("slapd"), "-f", str(where / "slapd.conf"), "-h", uris, "-d", "0"],
-            stderr=subprocess.DEVNULL,
-        )
-        self.wait()
-
-    def make_certificate(self) -> None:
-        self.run(
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout",
-            "key", "-out", "crt", "-subj", "/CN=localhost", "-days", "2", "-addext",
-            "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        )  # fmt: skip
-
-    def run(self, *words: str, stdin: str = "") -> None:
-        subprocess.run(
-            (found(words[0]), *words[1:]),
-            cwd=self.where,
-            input=stdin.encode(),
-            check=True,
-            capture_output=True,
-        )
-
-    def wait(self) -> None:
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError("slapd did not start")
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-
-
-def found(program: str) -> str:
-    where = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    path = shutil.which(program, path=where)
-    if path is None:
-        pytest.skip(f"needs {program} (apt-get install slapd ldap-utils openssl)")
-    return path
+PEOPLE = {"eve": "right", "bob": "other"}
 
 
 @pytest.fixture(scope="module")
 def slapd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slapd]:
     if ldap.library() is None:
-        pytest.skip("needs libldap (apt-get install libldap-2.5-0)")
-    for program in ("slapd", "slapadd", "openssl"):
-        found(program)
-    if not Path("/etc/ldap/schema/core.schema").exists():
-        pytest.skip("needs slapd's schemas in /etc/ldap/schema")
+        missing("needs libldap (apt-get install libldap-2.5-0)")
+    need_slapd()
     where = tmp_path_factory.mktemp("slapd")
+    make_certificate(where)
     # libldap reads these once, when it makes its first TLS connection.
     os.environ["LDAPTLS_CACERT"] = str(where / "crt")
-    server = Slapd(where)
+    server = Slapd(where, where / "crt", where / "key", PEOPLE)
     yield server
     server.stop()
 
