@@ -26,7 +26,7 @@ def startup(database: str = "p0", user: str = "u_trust", **params: str) -> bytes
 
 
 def exchange(port: int, data: bytes, seconds: float = 5) -> bytes:
-    """Send bytes on a connection of their own; what comes until the other end closes."""
+    """Send bytes on a connection of their own; what comes until it is closed."""
     got = b""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as sock:
         with contextlib.suppress(ConnectionError):

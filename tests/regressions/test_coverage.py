@@ -29,6 +29,7 @@ SECTIONS = {
 # One line per section, added when its tests are there.
 FINISHED: list[str] = [
     "security",
+    "hostile bytes",
 ]
 
 
