@@ -11,8 +11,18 @@ import pytest
 
 from tests.conftest import need
 from tests.ha.balancer import INSTALL, Balancer, running
+from tests.ha.containers import why_plain
 from tests.ha.site import Cluster, Site, make_cluster
 from tests.support.ground import Ground
+
+
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> str:
+    """Say what the hosts of the tests with several hosts are."""
+    if not any("test_containers.py" in item.nodeid for item in items):
+        return ""
+    if why := why_plain():
+        return f"several hosts: plain processes, {why}"
+    return "several hosts: plain processes, and containers by testcontainers"
 
 
 @pytest.fixture

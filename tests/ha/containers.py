@@ -1,9 +1,10 @@
 """Hosts that are containers: what no process can do, such as vanish from the network.
 
-The image is made of Debian packages by mmdebstrap, since no registry may be reachable,
-and kept by the engine under a name that holds a hash of the recipe. The project and
-the packages of the interpreter that runs the tests are mounted, read-only. A host runs
-nothing by itself: tests start and stop programs in it.
+No registry may be reachable, so the image is copied from the Debian packages that this
+machine has installed, and what they depend on: a second's work. The engine keeps it
+under a name that holds a hash of their versions. The project and the packages of the
+interpreter that runs the tests are mounted, read-only. A host runs nothing by itself:
+tests start and stop programs in it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import site
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,7 @@ from ha.haproxy import HAProxy
 from ha.ini import Source
 from ha.inventory import parse
 from ha.render import Rendered, render
+from tests.conftest import missing
 from tests.ha.balancer import wait_for
 from tests.ha.site import HOST_DIRECTORY, LET_GO, SOURCE, USERLIST
 
@@ -35,8 +41,25 @@ from tests.ha.site import HOST_DIRECTORY, LET_GO, SOURCE, USERLIST
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("haproxy", "postgresql-15", "python3", "iproute2", "keepalived", "procps")
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+# What the hosts run, and what installs it where it is missing.
+PACKAGES = {
+    "bash": "bash", "coreutils": "coreutils", "dash": "dash", "haproxy": "haproxy",
+    "iproute2": "iproute2", "keepalived": "keepalived",
+    "postgresql-15": "postgresql-15", "procps": "procps", "python3": "python3",
+}  # fmt: skip
+# Dependencies of installing, and the compiler behind PostgreSQL's jit.
+LEFT_OUT = re.compile(
+    r"(libllvm|perl|debconf|ucf|dpkg|systemd|locales|libc-l10n|openssl"
+    r"|postgresql-(client-)?common).*"
+)
+NOT_COPIED = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/")
+# What belongs to no package: users and groups, and which of several awks is awk.
+COPIED = ("/etc/passwd", "/etc/group", "/etc/alternatives")
+MADE = {
+    "tmp": 0o1777, "run": 0o755, "proc": 0o555, "sys": 0o555, "dev": 0o755,
+    "root": 0o700, "project": 0o755, "packages": 0o755,
+    HOST_DIRECTORY.strip("/"): 0o755,
+}  # fmt: skip
 PGBIN = "/usr/lib/postgresql/15/bin"
 PGPORT = 5432
 
@@ -53,42 +76,130 @@ def engine() -> Any:
     return client
 
 
-def reason_without_containers() -> str:
-    """Why containers cannot be used; empty when they can."""
+def why_plain() -> str:
+    """Why several hosts are plain processes; empty when they are containers."""
     try:
         import testcontainers.core.container  # noqa: F401
     except ImportError:
         return "needs testcontainers: pip install testcontainers"
     client = engine()
     if client is None:
-        return "no Docker engine answers: the scenarios ran on plain processes"
+        return "no Docker engine answers"
     client.close()
-    if sys.version_info[:2] != (3, 11):
-        return "the image has Python 3.11, and extensions are built for another"
     return ""
+
+
+def need_containers() -> None:
+    """Skip unless hosts can be containers; in CI a failure, but for the engine.
+
+    Without one the same scenarios run on plain processes (test_scenarios.py).
+    """
+    why = why_plain()
+    if why and "DOCKER_HOST" not in os.environ and why.startswith("no Docker"):
+        pytest.skip(f"{why}: the scenarios run on plain processes")
+    if why:
+        missing(why)
+    if package := lacking():
+        missing(f"needs {package}: apt-get install {package}")
+    if sys.version_info[:2] != (3, 11):
+        missing("needs Python 3.11: Debian's, which runs in the containers")
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An installed package: its version, and alternatives for each dependency."""
+
+    name: str
+    version: str
+    needs: tuple[tuple[str, ...], ...]
+
+
+def installed() -> dict[str, Package]:
+    """Every installed package by its name, and by each that it provides."""
+    fields = "${db:Status-Abbrev}\t${Package}\t${Version}\t${Provides}\t"
+    done = subprocess.run(
+        ["dpkg-query", "-W", "-f", fields + "${Pre-Depends}, ${Depends}\n"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: dict[str, Package] = {}
+    provided: dict[str, Package] = {}
+
+    def names(text: str, between: str = ",") -> list[str]:
+        # `libc6:any (>= 2.34)` is libc6.
+        words = (re.split(r"[ (:]", part.strip())[0] for part in text.split(between))
+        return [word for word in words if word]
+
+    for line in done.stdout.splitlines():
+        status, name, version, provides, depends = line.split("\t")
+        if status.startswith("ii"):
+            needs = tuple(tuple(names(one, "|")) for one in depends.split(","))
+            found[name] = Package(name, version, needs)
+            provided |= dict.fromkeys(names(provides), found[name])
+    return provided | found
+
+
+def packages() -> dict[str, Package]:
+    """The packages of the image: those we ask for, and what they need."""
+    there, taken = installed(), {}
+    todo = list(PACKAGES)
+    while todo:
+        name = todo.pop()
+        package = there.get(name)
+        if package is None or LEFT_OUT.fullmatch(name) or package.name in taken:
+            continue
+        taken[package.name] = package
+        for alternatives in package.needs:
+            todo += [one for one in alternatives if one in there][:1]
+    return taken
+
+
+def lacking() -> str:
+    """A package that the hosts need and this machine has not; empty when none is."""
+    if not shutil.which("dpkg-query"):
+        return "dpkg"
+    there = installed()
+    return next((name for name in PACKAGES if name not in there), "")
 
 
 def image(client: Any, directory: Path) -> str:
     """The image's name; made when the engine does not have it."""
-    recipe = " ".join([SUITE, *PACKAGES])
+    taken = packages()
+    recipe = repr(sorted((one.name, one.version) for one in taken.values()))
     name = f"pybouncer-ha:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if any(name in one.tags for one in client.images.list()):
         return name
-    if not shutil.which("mmdebstrap"):
-        pytest.skip("needs mmdebstrap: apt-get install mmdebstrap")
     archive = directory / "image.tar"
-    done = subprocess.run(
-        ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-         "--dpkgopt=path-exclude=/usr/share/man/*",
-         "--dpkgopt=path-exclude=/usr/share/doc/*", SUITE, archive, MIRROR],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"no image: {done.stderr.strip().splitlines()[-1]}")
+    with tarfile.open(archive, "w") as to:
+        fill_image(to, list(taken))
     repository, _, tag = name.partition(":")
     client.api.import_image(str(archive), repository=repository, tag=tag)
     archive.unlink()
     return name
+
+
+def fill_image(to: tarfile.TarFile, names: list[str]) -> None:
+    """Write the packages' files as they are here; directories first."""
+    done = subprocess.run(
+        ["dpkg-query", "-L", *names], capture_output=True, text=True, check=True
+    )
+    wanted = {line for line in done.stdout.splitlines() if line.startswith("/")}
+    for place in ("/bin", "/sbin", "/lib", "/lib64"):
+        # Links into /usr; packages still name their files by them.
+        to.add(place, recursive=False)
+    real = set()
+    for path in wanted - {"/.", "/"}:
+        if os.path.lexists(path) and not path.startswith(NOT_COPIED):
+            parent, base = os.path.split(path)
+            real.add(os.path.join(os.path.realpath(parent), base))
+    for path in sorted(real - {"/bin", "/sbin", "/lib", "/lib64"}):
+        if path.strip("/") not in MADE:
+            to.add(path, recursive=False)
+    for path in COPIED:
+        to.add(path)
+    for path, mode in MADE.items():
+        directory = tarfile.TarInfo(path)
+        directory.type, directory.mode = tarfile.DIRTYPE, mode
+        to.addfile(directory)
 
 
 class Host:
@@ -189,24 +300,27 @@ class Hosts:
         self.files: list[Rendered] = []
 
     def add(self, *names: str) -> None:
-        """Start hosts."""
-        for name in names:
-            self.hosts[name] = Host(self.image, self.network, self.root / name)
+        """Start hosts, all at once."""
+
+        def start(name: str) -> Host:
+            return Host(self.image, self.network, self.root / name)
+
+        with ThreadPoolExecutor() as pool:
+            self.hosts |= zip(names, pool.map(start, names), strict=True)
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
 
     def stop(self) -> None:
         """Remove all."""
-        for host in self.hosts.values():
-            host.stop()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Host.stop, self.hosts.values()))
         self.network.remove()
 
     # PostgreSQL
 
     def start_postgres(self) -> None:
         """A primary on the host `db`."""
-        self.add("db")
         host = self["db"]
         host.run(
             f"install -d -o postgres {HOST_DIRECTORY}/pg; mkdir -p /run/postgresql"
@@ -244,13 +358,10 @@ class Hosts:
 
     # The layout
 
-    def render(self, layout: str, poolers: int, balancers: int, **more: Any) -> None:
+    def render(
+        self, layout: str, poolers: Sequence[str], balancers: Sequence[str], **more: Any
+    ) -> None:
         """Render a layout for the hosts and put every file in its place."""
-        names = {
-            "poolers": [f"p{n}" for n in range(1, poolers + 1)],
-            "balancers": [f"lb{n}" for n in range(1, balancers + 1)],
-        }
-        self.add(*names["poolers"], *names["balancers"])
         self.inventory = parse(
             {
                 "name": "site",
@@ -263,7 +374,7 @@ class Hosts:
                 },
                 **{
                     kind: [{"name": n, "address": self[n].address} for n in listed]
-                    for kind, listed in names.items()
+                    for kind, listed in (("poolers", poolers), ("balancers", balancers))
                 },
                 **more,
             }
@@ -294,12 +405,27 @@ class Hosts:
         host.start(f"python3 -m bouncer {HOST_DIRECTORY}/etc/pgbouncer.ini", "postgres")
         wait_for(lambda: self.can_use(host.address, 6432), 20)
         assert self.can_use(host.address, 6432), (
-            host.output() + (host.directory / "pgbouncer.log").read_text()
+            host.output(),
+            *host.directory.glob("*.log"),
         )
 
     def start_haproxy(self, name: str) -> None:
         """Start the HAProxy of a host."""
         self[name].start(f"haproxy -db -f {HOST_DIRECTORY}/etc/haproxy/haproxy.cfg")
+
+    def start_keepalived(self, name: str) -> None:
+        """Start keepalived, which runs nothing that another than root could write."""
+        self[name].run(
+            f"cp -r {HOST_DIRECTORY}/etc/keepalived /etc/ && "
+            "chown -R root:root /etc/keepalived"
+        )
+        self[name].start("keepalived -n -l -D")
+
+    @property
+    def address(self) -> str:
+        """The address that the balancers share."""
+        assert self.inventory.vip is not None
+        return self.inventory.vip.bare
 
     def can_use(self, address: str, port: int) -> bool:
         try:
@@ -309,10 +435,13 @@ class Hosts:
         return True
 
     def connect(self, address: str, port: int = 6432) -> Any:
-        """A client."""
+        """A client. One that waits for the answer of a host that is gone has only
+        its keepalives to tell it so.
+        """
         link = psycopg.connect(
             host=address, port=port, dbname="app", user="app", autocommit=True,
             connect_timeout=5, sslmode="disable",
+            keepalives_idle=2, keepalives_interval=1, keepalives_count=3,
         )  # fmt: skip
         link.prepare_threshold = None
         return link
