@@ -269,7 +269,10 @@ class Commands:
             f"dropping database '{database.name}' as it does not exist anymore or "
             "inactive auto-database"
         )
+        users = [pool.user for pool in database.pools.values()]
         self.remove_pools(database)
+        for user in users:
+            self.app.registry.forget_learnt(database, user)
 
     def kill_client(self, number: int) -> None:
         for pool in self.app.registry.all_pools():

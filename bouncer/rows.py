@@ -92,6 +92,8 @@ class Rows:
             carriers = (one for one in pool.active_cancel if one.cancel_for is client)
             server = next(carriers, None)
         started = client.query_start
+        if not started and state == "waiting":
+            started = client.wait_start
         wait = max(self.app.poller.clock() - started, 0) if started else 0
         unix = client.is_unix
         local = client.local_name()
@@ -161,8 +163,10 @@ class Rows:
     def pool_row(self, pool: Any) -> PoolRow:
         first = pool.waiting.first
         longest = 0
-        if first is not None and first.query_start:
-            longest = max(self.app.poller.clock() - first.query_start, 0)
+        if first is not None:
+            # Who logs in waits, too: for the first server, or for auth_query.
+            began = first.query_start or first.wait_start
+            longest = max(self.app.poller.clock() - began, 0)
         return PoolRow(
             pool.database_name,
             pool.user_name,
@@ -272,14 +276,18 @@ class Rows:
     def stats(self) -> list[StatsRow]:
         now = self.app.poller.clock()
         return [
-            self.app.stats_clock.row(database.name, database.pools.values(), now)
+            self.app.stats_clock.row(
+                database.name, database.pools.values(), now, [database.past]
+            )
             for database in self.app.registry.sorted_databases()
-            if database.pools
+            if database.pools or database.past
         ]
 
     def stats_total(self) -> StatsRow:
         pools = list(self.app.registry.all_pools())
-        row: StatsRow = self.app.stats_clock.row("", pools, self.app.poller.clock())
+        past = [one.past for one in self.app.registry.databases.values()]
+        now = self.app.poller.clock()
+        row: StatsRow = self.app.stats_clock.row("", pools, now, past)
         return row
 
     def lists(self) -> list[tuple[str, int]]:

@@ -40,8 +40,14 @@ class Stats:
             f"xact {rates[5]} us, query {rates[6]} us, wait {rates[7]} us"
         )
 
-    def row(self, name: str, pools: Iterable[Any], now: int) -> StatsRow:
-        """Totals and averages of *pools* taken together."""
+    def row(
+        self,
+        name: str,
+        pools: Iterable[Any],
+        now: int,
+        past: Iterable[tuple[int, ...]] = (),
+    ) -> StatsRow:
+        """Totals and averages of *pools* taken together; *past* adds to the totals."""
         totals = [0] * 11
         change = [0] * 11
         for pool in pools:
@@ -50,6 +56,9 @@ class Stats:
             for i in range(11):
                 totals[i] += current[i]
                 change[i] += current[i] - older[i]
+        for counted in past:
+            for i, value in enumerate(counted):
+                totals[i] += value
         return StatsRow._make(
             (name, *totals, *averages(change, max(now - self.previous, 1)))
         )

@@ -31,6 +31,10 @@ class Janitor:
         if app.global_mode == "suspend":
             return
         for pool in list(app.registry.all_pools()):
+            if not (
+                pool.client_count or pool.server_count or pool.database.config.user
+            ):
+                continue
             if pool.database.name not in app.consoles:
                 self.servers(pool, now)
                 self.clients(pool, now)
@@ -267,4 +271,4 @@ class Janitor:
                 f"cleaning up idle pool for user {pool.user_name} on db "
                 f"{database.name} because: pool idle timeout (age= {age}s)"
             )
-            del database.pools[pool.user_name]
+            self.app.registry.drop_pool(pool)

@@ -33,6 +33,7 @@ class DatabaseState:
         "host_index",
         "idle_since",
         "name",
+        "past",
         "paused",
         "pools",
         "server_count",
@@ -51,6 +52,7 @@ class DatabaseState:
         self.host_index = 0  # of the host list: next one for a new connection
         self.idle_since = 0  # monotonic us; an auto-database without anybody
         self.pools: dict[str, ServerPool] = {}
+        self.past: tuple[int, ...] = ()  # counters of pools that were dropped
 
     def __repr__(self) -> str:
         return f"DatabaseState({self.name})"
@@ -66,10 +68,12 @@ class UserState:
     __slots__ = (
         "account",
         "adhoc_scram",
+        "aliases",
         "client_count",
         "dynamic",
         "in_auth_file",
         "name",
+        "named",
         "options",
         "scram_keys",
         "secret",
@@ -87,6 +91,8 @@ class UserState:
         self.scram_keys: tuple[bytes, bytes] | None = None
         self.adhoc_scram: Any = None
         self.account: UserState = self
+        self.aliases = 0  # users learnt per database whose account this is
+        self.named = False  # some database has had it as `user` or `auth_user`
 
     def set_secret(self, secret: str) -> None:
         """Take a new secret; what was derived from the old one is void."""
@@ -124,7 +130,7 @@ class Registry:
         self.make_pool = make_pool
         self.learnt: dict[tuple[str, str], UserState] = {}
         self.configuration = configuration
-        self.user(CONSOLE)
+        self.user(CONSOLE).named = True
         self.apply(configuration)
 
     # Databases
@@ -184,6 +190,7 @@ class Registry:
             state = self.learnt[key] = UserState(name)
             state.dynamic = True
             state.account = self.user(name)
+            state.account.aliases += 1
         state.set_secret(secret)
         state.options = state.account.options
         return state
@@ -203,7 +210,7 @@ class Registry:
         """Names that a configuration mentions are users, too (SHOW USERS)."""
         for name in (database.config.user, database.config.auth_user):
             if name:
-                self.user(name)
+                self.user(name).named = True
 
     # Pools
 
@@ -218,6 +225,31 @@ class Registry:
         else:
             found.user = user
         return found
+
+    def drop_pool(self, pool: ServerPool) -> None:
+        """Forget a pool that nobody uses; the totals keep what it has counted."""
+        database = pool.database
+        del database.pools[pool.user_name]
+        counted = pool.counters()
+        past = database.past or (0,) * len(counted)
+        database.past = tuple(a + b for a, b in zip(past, counted, strict=True))
+        self.forget_learnt(database, pool.user)
+
+    def forget_learnt(self, database: DatabaseState, user: UserState) -> None:
+        """A user learnt for a pool that is gone: whoever it is, it is asked again."""
+        if self.learnt.pop((database.name, user.name), None) is None:
+            return
+        account = user.account
+        account.aliases -= 1
+        if not (
+            account.in_auth_file
+            or account.named
+            or account.options
+            or account.aliases
+            or account.client_count
+            or account.server_count
+        ):
+            self.users.pop(account.name, None)
 
     # Configuration
 
