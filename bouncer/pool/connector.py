@@ -7,6 +7,7 @@ kernel has not finished and the login itself all come back as calls.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from typing import Any
 
@@ -17,6 +18,10 @@ from bouncer.pool.keeper import Keeper, connect_nonblocking, known_parameters
 from bouncer.relay.tracked import from_dict, named_values
 from bouncer.talks.server_login import server_login
 
+# What connect() fails with when it is we who lack something.
+OUT_OF_MEANS = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
 REPLICATION = {1: "database", 2: "yes"}  # value of the startup parameter
 
 
@@ -87,7 +92,10 @@ class Connector:
             log.warning(
                 f"sbuf_connect failed to connect to {where(address)}: {error.strerror}"
             )
-            self.app.poller.put_off(lambda: self.failed(server))
+            if error.errno in OUT_OF_MEANS:
+                self.app.poller.put_off(lambda: self.out_of_means(server))
+            else:
+                self.app.poller.put_off(lambda: self.failed(server))
             return
         if address.family != 1:
             self.app.tune_server(sock.fileno())
@@ -148,6 +156,10 @@ class Connector:
             server.pool.hosts.failed()
             self.keeper.note_failure(server.pool, "connect failed")
             server.disconnect("connect failed", False, False)
+
+    def out_of_means(self, server: Any) -> None:
+        if not server.closed:
+            self.keeper.out_of_means(server)
 
     # The login
 

@@ -21,6 +21,7 @@ WAIT_QUERY, WAIT_WELCOME, WAIT_AUTH = range(3)  # client.pxd, WaitKind
 CACHED_ERROR = 99  # bytes of a login error that later clients are told
 SHOWN_REASON = 127  # bytes of a relayed text in a closing reason
 CANNOT_CONNECT_NOW = "57P03"
+RECOVERY = 300_000  # us without attempts after we had nothing to connect with
 
 
 class Keeper:
@@ -28,6 +29,8 @@ class Keeper:
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        self.nothing_before = 0  # monotonic us; we had nothing to connect with
+        self.spared: set[Any] = set()  # servers whose end says nothing of their host
         self.sharing = Sharing(self)
 
     # Asked by the relay
@@ -155,6 +158,8 @@ class Keeper:
     ) -> bool:
         """Open one server connection if the plan says so; more if many may log in."""
         opened = False
+        if pool.poller.now < self.nothing_before:
+            return opened
         while True:
             verdict = plan.may_open(self.view(pool))
             if not verdict.open:
@@ -238,8 +243,7 @@ class Keeper:
             return
         size = self.app.limits.pool_size(pool)
         if size and pool.server_count >= size and len(pool.idle):
-            for server in pool.idle:
-                server.disconnect("evicted", True, False)
+            self.evict([pool])
         self.open_if_allowed(pool, True, client)
 
     # What became of it
@@ -300,12 +304,20 @@ class Keeper:
         pool.failed = True
         pool.last_error = cut(reason, CACHED_ERROR)
 
+    def out_of_means(self, server: Any) -> None:
+        """No descriptor or port of ours was left: that is no fault of the host."""
+        self.spared.add(server)
+        self.nothing_before = server.pool.poller.now + RECOVERY
+        server.disconnect("connect failed", False, False)
+
     def gone(self, server: Any, reason: str) -> None:
         """A server connection has been closed, for whatever reason."""
         pool = server.pool
         pool.database.server_count -= 1
         pool.user.account.server_count -= 1
-        if server.state == 0 and server.cancel_for is None and not pool.failed:
+        if server in self.spared:
+            self.spared.discard(server)
+        elif server.state == 0 and server.cancel_for is None and not pool.failed:
             self.note_failure(pool, reason)
         if len(pool.waiting) or pool.cancels or pool.contested:
             pool.poller.put_off(lambda: self.sharing.freed(pool))
