@@ -120,17 +120,13 @@ def _databases(app: App, asking: int) -> Iterator[Row]:
 
 
 def _users(app: App, asking: int) -> Iterator[Row]:
-    """Show users; a missing size repeats what the row above shows.
-
-    A slip of PgBouncer 1.25.2 that is kept (admin.md 6.6): tools see the same text.
-    """
-    size = reserve = ""
+    """Show users; a size that a user does not have is empty."""
     row: UserRow
     for row in app.user_rows():
-        if row.pool_size is not None:
-            size = f"{row.pool_size:9d}"
-        if row.reserve_pool_size is not None:
-            reserve = f"{row.reserve_pool_size:9d}"
+        size, reserve = (
+            "" if value is None else f"{value:9d}"
+            for value in (row.pool_size, row.reserve_pool_size)
+        )
         yield (row.name, size, reserve, *row[3:])
 
 
