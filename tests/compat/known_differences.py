@@ -124,3 +124,15 @@ KNOWN |= {
         "a RELOAD that fails keeps the peers", "a RELOAD that fails"
     ),
 }
+_SIZES = Difference("missing sizes are empty", "repeats what the row above shows")
+KNOWN |= {
+    "ini 100-users-zoo": _SIZES,
+    "console show.users.admin": _SIZES,
+    "console show.users.stats": _SIZES,
+    "console show.states.login": Difference(
+        "who logs in waits, too", "counts from the moment it is queued"
+    ),
+    "wire repl_evicts_idle": Difference(
+        "one server is evicted, not all", "a replication client at a full pool"
+    ),
+}
