@@ -121,7 +121,9 @@ class Janitor:
                     continue
             if server.is_ready:
                 continue
-            if query and server.owed_count and now - client.received_at > query:
+            # A unit without its Sync is under way, too, with all of it answered.
+            in_flight = server.owed_count or client.query_start
+            if query and in_flight and now - client.received_at > query:
                 server.disconnect("query timeout", True, True)
             elif (
                 idle
