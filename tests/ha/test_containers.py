@@ -106,6 +106,7 @@ def test_host_that_vanishes_from_the_network(farm):
     assert figures.longest_gap < 5 * SLACK
 
 
+@pytest.mark.regression(103)
 def test_database_host_that_vanishes_is_waited_out(farm):
     with workload(farm) as load:
         with farm["db"].unplugged():

@@ -64,6 +64,7 @@ def front(pooler, free_port):
 # Health of a real pooler
 
 
+@pytest.mark.regression(131)
 def test_health_of_a_running_pooler(front):
     running = front()
     assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
@@ -81,6 +82,7 @@ def test_health_of_a_running_pooler(front):
     assert not running.log_matches("hacheck|/ready|GET ")
 
 
+@pytest.mark.regression(131)
 def test_pause_and_resume_show_at_once(front):
     running = front()
     assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
@@ -98,6 +100,7 @@ def test_pause_and_resume_show_at_once(front):
     assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 404, 2)
 
 
+@pytest.mark.regression(131)
 def test_saturation_is_soft(front):
     running = front({"max_client_conn": 3})
     assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)
@@ -110,6 +113,7 @@ def test_saturation_is_soft(front):
     assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200, 2)
 
 
+@pytest.mark.regression(131)
 def test_graceful_end_says_draining_until_the_last_client_left(front):
     running = front(may_end=True)
     assert wait_for(lambda: get(running.health, "/ready?db=p0")[0] == 200)

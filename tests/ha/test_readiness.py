@@ -245,6 +245,7 @@ def test_promotion_is_seen_within_a_second_of_checks():
     run(story())
 
 
+@pytest.mark.regression(128)
 @pytest.mark.parametrize(
     ("wrong", "before", "after"),
     [("auto", SOFT, HARD), ("404", SOFT, SOFT), ("503", HARD, HARD)],
@@ -266,6 +267,7 @@ def test_wrong_role_before_and_after_a_demotion(wrong, before, after):
     run(story())
 
 
+@pytest.mark.regression(128)
 def test_fenced_primary_is_no_primary():
     async def story():
         view = Described("app")

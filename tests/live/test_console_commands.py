@@ -69,6 +69,7 @@ def test_pause_in_session_pooling_waits_until_clients_leave(pooler):
         assert tags(asked.until_ready()) == ["PAUSE"]
 
 
+@pytest.mark.regression(119)
 def test_pause_outlives_the_console_that_asked_for_it(pooler):
     one = pooler({"pool_mode": "transaction"})
     with fake_console(one) as other, FakeClient(one.port) as client:
@@ -208,6 +209,7 @@ def test_set_lasts_until_reload(pooler):
         assert rows(console.ask(asked)) == [["3"]]
 
 
+@pytest.mark.regression(105)
 def test_failed_reload_changes_nothing(pooler):
     one = pooler({"default_pool_size": 3})
     one.ini["server_lifetime"] = "abc"
@@ -220,6 +222,7 @@ def test_failed_reload_changes_nothing(pooler):
     one.wait_for_log("RELOAD Failed, see logs for more details")
 
 
+@pytest.mark.regression(122)
 @pytest.mark.parametrize("how", ["WAIT_FOR_SERVERS", "WAIT_FOR_CLIENTS"])
 def test_shutdown_waits(pooler, how):
     one = pooler({"pool_mode": "transaction"}, may_end=True)
@@ -290,6 +293,7 @@ def test_many_consoles_ask_while_clients_work(pooler):
         assert len(rows(consoles[0].ask("SHOW CLIENTS"))) == 30
 
 
+@pytest.mark.regression(117)
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", ["SHOW CLIENTS", "SELECT * FROM clients"])
 def test_listing_clients_does_not_hold_up_queries(pooler, count, command):

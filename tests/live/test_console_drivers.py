@@ -132,6 +132,7 @@ def ask_asyncpg(url, what, **more):
     return asyncio.run(run())
 
 
+@pytest.mark.regression(118)
 @pytest.mark.parametrize("cache", [0, 100])
 def test_asyncpg_fetches_typed_rows(console, console_url, cache):
     async def ask(connection):

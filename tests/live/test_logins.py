@@ -262,6 +262,7 @@ def shown_certificate(port: int) -> bytes:
     return found
 
 
+@pytest.mark.regression(107)
 def test_new_certificate_counts_after_reload_and_a_broken_one_does_not(
     pooler: Callable[..., Any], lab: Ground, tls_settings: dict[str, str]
 ) -> None:

@@ -87,6 +87,7 @@ def test_start_with_a_broken_file_ends(pooler: Any) -> None:
     assert lines[-1] == "FATAL cannot load config file"
 
 
+@pytest.mark.regression(126)
 def test_start_beside_a_running_one_ends(pooler: Any) -> None:
     first = pooler({}, **ALONE)
     second = pooler({}, run=False, may_end=True, **ALONE)
@@ -330,6 +331,7 @@ def test_sigquit_ends_with_nothing_left(pooler: Any) -> None:
     assert not (one.directory / "pid").exists()
 
 
+@pytest.mark.regression(126)
 def test_next_start_copes_with_what_a_killed_one_left(pooler: Any) -> None:
     one = pooler({}, may_end=True, **ALONE)
     one.interrupt("SIGKILL")

@@ -23,6 +23,7 @@ def client_of():
         client.close()
 
 
+@pytest.mark.regression(85)
 def test_waiting_clients_are_served_first_come_first_served(
     pooler, client_of, postgres
 ):
@@ -42,6 +43,7 @@ def test_waiting_clients_are_served_first_come_first_served(
     assert turns == [str(n) for n in range(1, 13)]
 
 
+@pytest.mark.regression(84)
 def test_client_that_leaves_the_queue_does_not_stop_it(pooler, client_of):
     one = pooler({"pool_mode": "transaction", "default_pool_size": 1})
     holder, leaver, stayer = client_of(one), client_of(one), client_of(one)

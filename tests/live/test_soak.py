@@ -37,6 +37,7 @@ def settle(one, descriptors: int) -> None:
     )
 
 
+@pytest.mark.regression(83)
 @pytest.mark.parametrize("is_long", [SHORT, LONG])
 def test_connections_that_came_and_went_leave_nothing(pooler, is_long):
     one = pooler({"pool_mode": "transaction", "default_pool_size": 2})
@@ -82,6 +83,7 @@ def test_broken_connections_leave_nothing(pooler, is_long):
     assert one.memory() - memory < 2 * MEGABYTE
 
 
+@pytest.mark.regression(106)
 @pytest.mark.parametrize("is_long", [SHORT, LONG])
 def test_reload_again_and_again_leaves_nothing(pooler, is_long):
     one = pooler({"pool_mode": "transaction"})
@@ -100,6 +102,7 @@ def test_reload_again_and_again_leaves_nothing(pooler, is_long):
         assert one.memory() - memory < 2 * MEGABYTE
 
 
+@pytest.mark.regression(117)
 @pytest.mark.timeout(300)
 def test_ten_thousand_clients_are_shown_while_queries_pass(pooler, postgres):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

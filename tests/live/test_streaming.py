@@ -42,6 +42,7 @@ def is_stuck(one) -> bool:
     return one.cpu() == before
 
 
+@pytest.mark.regression(98)
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_client_that_stops_reading_a_gigabyte_costs_no_memory(pooler, mode):
     one = pooler({"pool_mode": mode, "default_pool_size": 2})

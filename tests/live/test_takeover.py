@@ -178,6 +178,7 @@ def command_of(program: str, lab: Ground) -> list[str]:
     return [program]
 
 
+@pytest.mark.regression(123)
 @pytest.mark.parametrize(("old", "new"), DIRECTIONS, ids=name_of)
 def test_takeover_under_load_loses_and_doubles_nothing(
     old: str,
@@ -230,6 +231,7 @@ def test_takeovers_in_a_row_from_a_real_one_to_us_and_back(
     ledger.finish()
 
 
+@pytest.mark.regression(123)
 def test_takeover_keeps_cancel_keys_transactions_and_parameters(
     lab: Ground,
     postgres: Postgres,
@@ -285,6 +287,7 @@ def test_takeover_keeps_cancel_keys_transactions_and_parameters(
         assert canceled == [psycopg.errors.QueryCanceled]
 
 
+@pytest.mark.regression(125)
 def test_takeover_that_cannot_serve_a_client_leaves_everything_as_it_was(
     lab: Ground, postgres: Postgres, pooler: Any, successor: Callable[..., Successor]
 ) -> None:

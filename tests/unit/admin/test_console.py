@@ -96,6 +96,7 @@ def test_pause_is_answered_when_the_application_says_so() -> None:
     assert talk.answers() == []
 
 
+@pytest.mark.regression(119)
 def test_two_deferred_commands_have_two_replies_with_their_own_tags() -> None:
     app = FakeApp()
     app.busy = True

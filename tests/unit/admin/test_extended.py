@@ -211,6 +211,7 @@ def test_empty_query_is_what_health_checks_send() -> None:
     assert kinds(got)[2:] == ["NoData", "EmptyQueryResponse", "ReadyForQuery"]
 
 
+@pytest.mark.regression(118)
 def test_help_is_a_notice_without_columns() -> None:
     got = console().send(parse("SHOW HELP"), bind(), describe("P"), execute(), SYNC)
     assert kinds(got)[2:] == [

@@ -145,6 +145,7 @@ def test_names_of_any_bytes_come_out_as_they_are() -> None:
     assert rows(Conversation(app).ask("SHOW CLIENTS"))[0][1] == b"\xff\xfe"
 
 
+@pytest.mark.regression(118)
 def test_help_begins_with_the_lines_of_the_original() -> None:
     got = console().ask("SHOW HELP")
     assert [message["msg"] for message in got] == [

@@ -94,6 +94,7 @@ def write(here, text):
     (here / "pgbouncer.ini").write_text(text)
 
 
+@pytest.mark.regression(105)
 def test_reload_that_fails_leaves_everything_as_it_was(here, logged):
     """The original would have kept b's new port, lost the peer and reset log_stats."""
     write(

@@ -177,6 +177,7 @@ def test_answer_is_cached_and_its_addresses_take_turns(world: World) -> None:
     assert world.server.count("db.test") == 1
 
 
+@pytest.mark.regression(113)
 def test_many_who_wait_ask_once(world: World) -> None:
     world.server.hosts["db.test"] = ["127.0.0.1"]
 
@@ -192,6 +193,7 @@ def test_many_who_wait_ask_once(world: World) -> None:
     assert world.server.count("db.test", AAAA) == 1
 
 
+@pytest.mark.regression(113)
 def test_dns_max_ttl_counts_and_not_the_records(world: World) -> None:
     world.server.hosts["db.test"] = ["127.0.0.1"]
     world.server.ttl = 3600
@@ -207,6 +209,7 @@ def test_dns_max_ttl_counts_and_not_the_records(world: World) -> None:
     assert world.changes == [("db.test", {"127.0.0.1"})]
 
 
+@pytest.mark.regression(113)
 def test_dns_max_ttl_zero_asks_every_time(world: World) -> None:
     world.server.hosts["db.test"] = ["127.0.0.1"]
 
@@ -252,6 +255,7 @@ def test_dns_nxdomain_ttl_keeps_a_failure(world: World, case: str) -> None:
     assert world.server.count("db.test") == 2
 
 
+@pytest.mark.regression(113)
 def test_name_that_is_gone_has_no_address(world: World) -> None:
     world.server.hosts["db.test"] = ["127.0.0.1"]
 
@@ -265,6 +269,7 @@ def test_name_that_is_gone_has_no_address(world: World) -> None:
     assert world.changes == []
 
 
+@pytest.mark.regression(113)
 def test_resolver_that_fails_leaves_the_old_answer_in_force(world: World) -> None:
     world.server.hosts["db.test"] = ["127.0.0.1"]
 
@@ -385,6 +390,7 @@ def test_zones_are_not_asked_without_dns_zone_check_period(world: World) -> None
 # Lists
 
 
+@pytest.mark.regression(112)
 def test_load_balance_hosts_round_robin_takes_turns() -> None:
     hosts = HostList("a,b,c", "round-robin")
     assert [hosts.pick() for _ in range(4)] == ["a", "b", "c", "a"]
@@ -406,6 +412,7 @@ def test_failure_does_not_disturb_the_turns() -> None:
     assert hosts.pick() == "b"
 
 
+@pytest.mark.regression(112)
 @pytest.mark.parametrize(
     ("text", "names"),
     [(None, ("",)), ("", ("",)), ("a", ("a",)), ("a,, b", ("a", " b"))],

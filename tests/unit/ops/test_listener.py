@@ -216,6 +216,7 @@ def test_tcp_defer_accept_is_set_and_follows_its_setting(
     assert listener.socket.getsockopt(TCP, socket.TCP_DEFER_ACCEPT) == 0
 
 
+@pytest.mark.regression(103)
 def test_tune_server_sets_the_options_and_leaves_the_descriptor_open() -> None:
     with socket.socket(socket.AF_INET6) as sock:
         tune_server(sock.fileno(), settings(tcp_keepintvl=9))
@@ -245,6 +246,7 @@ def test_listen_port_zero_is_chosen_by_the_kernel(
 # Unix sockets
 
 
+@pytest.mark.regression(126)
 def test_unix_socket_has_its_mode_and_replaces_a_stale_file(
     lines: list[str], opened: list[Listeners], tmp_path: Path
 ) -> None:
@@ -412,6 +414,7 @@ def test_close_tcp_refuses_and_keeps_the_unix_socket(
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
+@pytest.mark.regression(94)
 def test_accept_without_descriptors_rests_for_five_seconds(
     both: Listeners, relay: Relay, lines: list[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_verbose_chooses_debug_and_noise(
     assert [line.split()[4] for line in lines] == [*words, "LOG"]
 
 
+@pytest.mark.regression(120)
 def test_later_lines_are_indented_and_trailing_blanks_cut(tmp_path: Path) -> None:
     quiet_into(tmp_path / "log")
     log.error("one\ntwo\n  ")

@@ -37,6 +37,7 @@ def test_pidfile_absent_is_fine(tmp_path: Path, lines: list[str]) -> None:
     assert lines == []
 
 
+@pytest.mark.regression(126)
 @pytest.mark.parametrize("text", ["{live}\n", "", "abc\n", "0\n", "-1\n", "9" * 30])
 def test_pidfile_that_is_not_surely_dead_refuses(
     tmp_path: Path, lines: list[str], text: str
@@ -49,6 +50,7 @@ def test_pidfile_that_is_not_surely_dead_refuses(
     assert path.exists()
 
 
+@pytest.mark.regression(126)
 @pytest.mark.parametrize("form", ["{}\n", "{}", " {} and more\n"])
 def test_pidfile_of_a_dead_process_is_removed(
     tmp_path: Path, lines: list[str], form: str

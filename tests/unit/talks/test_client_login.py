@@ -428,6 +428,7 @@ def test_unknown_user_with_trust(client: FakeClient, logged: Lines, user: str) -
     assert client.pool is None
 
 
+@pytest.mark.regression(115)
 def test_user_who_left_auth_file_is_unknown(client: FakeClient) -> None:
     """PgBouncer goes on to trust them until it is restarted."""
     app = app_of()

@@ -156,6 +156,7 @@ def test_cve_2021_43767_clear_data_behind_the_answer(mode: str, byte: int) -> No
     assert not server.started_tls
 
 
+@pytest.mark.regression(112)
 def test_tls_begins_with_the_name_of_the_host(logged: Lines) -> None:
     server = server_of(server_tls_sslmode="prefer")
     login(server, ord("S"), "tls", OK, READY)
