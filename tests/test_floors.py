@@ -25,6 +25,7 @@ FLOORS = {
     "bouncer.errors": 0,
     "bouncer.snapshot": 0,
     "bouncer.log": 0,
+    "bouncer.turns": 0,
     "bouncer.config": 1,
     "bouncer.auth": 1,
     "bouncer.relay": 2,

@@ -9,6 +9,7 @@ costs one derivation per password, not one per login.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import pbkdf2_hmac, sha256
@@ -17,6 +18,7 @@ from time import monotonic
 
 from bouncer.auth.saslprep import saslprep
 from bouncer.auth.secrets import ScramSecret
+from bouncer.turns import in_turns
 
 # RFC 7677 asks for 4096 at least; a million takes about half a second here. A
 # hostile server, or a role that stores its own secret, must not keep us busy.
@@ -46,7 +48,9 @@ class KeyDeriver:
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, bytes, int], Keys] = {}
-        self._running: dict[tuple[bytes, bytes, int], asyncio.Future[Keys]] = {}
+        #: Those who wait for keys that are on their way.
+        self._asking: dict[tuple[bytes, bytes, int], list[asyncio.Future[Keys]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(1, "pbkdf2")
         #: Seconds that the last derivation took; 0 while there was none.
         self.last_duration = 0.0
@@ -64,31 +68,42 @@ class KeyDeriver:
         push a right one out.
         """
         wish = (password, salt, iterations)
-        running = self._running.get(wish)
-        if running is None:
-            loop = asyncio.get_running_loop()
-            running = asyncio.ensure_future(self._run(loop, wish, keep))
-            self._running[wish] = running
-        # One of those who wait may leave: the others still want the keys.
-        return asyncio.shield(running)
+        loop = asyncio.get_running_loop()
+        asker: asyncio.Future[Keys] = loop.create_future()
+        if wish in self._asking:
+            self._asking[wish].append(asker)
+        else:
+            self._asking[wish] = [asker]
+            task = loop.create_task(self._run(loop, wish, keep))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return asker
 
     async def _run(
         self,
         loop: asyncio.AbstractEventLoop,
         wish: tuple[bytes, bytes, int],
         keep: bool,
-    ) -> Keys:
+    ) -> None:
         began = monotonic()
         try:
             keys = await loop.run_in_executor(self._threads, derive, *wish)
-        finally:
-            del self._running[wish]
+        except Exception as problem:
+            for asker in self._asking.pop(wish):
+                if not asker.done():
+                    asker.set_exception(problem)
+            return
         self.last_duration = monotonic() - began
         if keep:
             if len(self._known) >= _KEPT:
                 del self._known[next(iter(self._known))]
             self._known[wish] = keys
-        return keys
+
+        def hand_out(asker: asyncio.Future[Keys]) -> None:
+            if not asker.done():
+                asker.set_result(keys)
+
+        in_turns(loop, deque(self._asking.pop(wish)), hand_out)
 
 
 deriver = KeyDeriver()

@@ -6,11 +6,13 @@ credentials for the server, and what is remembered of failed attempts.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, NamedTuple
 
 from bouncer.relay.pool import Pool
 from bouncer.relay.talk import Waiter
 from bouncer.relay.tracked import filled, from_dict, index_of, named_values
+from bouncer.turns import in_turns
 from bouncer.wire.messages import parameter_status
 
 WAIT_WELCOME = 1  # client.pxd, WaitKind
@@ -88,11 +90,13 @@ class ServerPool(Pool):
 
     def welcome_waiting(self) -> None:
         """Let the logins go on that wait for the welcome."""
+        waiters: deque[Waiter] = deque()
         for client in self.waiting:
             if client.wait_kind == WAIT_WELCOME:
-                note, client.wait_note = client.wait_note, None
+                waiter, client.wait_note = client.wait_note, None
                 self.leave_queue(client)
-                note.set(None)
+                waiters.append(waiter)
+        in_turns(self.poller.loop, waiters, Waiter.set)
 
     def forget_welcome(self) -> None:
         """RECONNECT or a changed entry: the next login asks anew."""

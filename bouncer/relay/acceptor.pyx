@@ -4,18 +4,20 @@
 import os
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from bouncer.relay.client cimport Client
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.sockets cimport (
-    EPOLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, sockaddr, sockaddr_storage,
-    socklen_t)
+    EPOLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, monotonic_us, sockaddr,
+    sockaddr_storage, socklen_t)
 from bouncer.relay.stream cimport Stream
 
 cdef enum:
     BURST = 64                  # clients accepted before others get a turn
-    LAST_BURSTS = 64            # 4096 clients: the kernel's queue is rarely longer
+    BURST_US = 500              # or as many as this takes: their logins begin at once
+    LAST_CALLS = 4096           # the kernel's queue is rarely longer
 
 
 cdef class Acceptor(Stream):
@@ -39,15 +41,16 @@ cdef class Acceptor(Stream):
     def last_call(self):
         """Take those in who have connected already; the socket is about to close."""
         cdef int _
-        for _ in range(LAST_BURSTS):
-            if self.closed:
+        for _ in range(LAST_CALLS):
+            if self.closed or not self.on_events(0):
                 break
-            self.on_events(0)
 
     cdef int on_events(self, unsigned int events) except -1:
+        """Accept some clients; returns whether there may be more."""
         cdef sockaddr_storage raw
         cdef socklen_t size
         cdef int fd, _
+        cdef int64_t begun = monotonic_us()
         cdef Client client
         for _ in range(BURST):
             size = sizeof(sockaddr_storage)
@@ -59,13 +62,13 @@ cdef class Acceptor(Stream):
                     continue
                 if errno != EAGAIN:
                     self.app.accept_failed(OSError(errno, os.strerror(errno)))
-                break
+                return 0
             client = Client(self.poller, fd, self.app, self.listener)
             client.learn_peer(&raw)
             client.watch()
             self.app.client_accepted(client)
             if not client.closed:
                 client.read_now()
-            if self.closed:
+            if self.closed or monotonic_us() - begun > BURST_US:
                 break
-        return 0
+        return 1

@@ -8,6 +8,7 @@ from bouncer.wire.framer cimport Buf
 cdef enum:
     READ_SIZE = 65536           # bytes a recv may bring at least; see use_buffers
     EVENTS = 256                # sockets reported by one wait
+    LOGINS_US = 500             # what logins may take of one round
 
 from bouncer.relay.stream cimport Stream
 
@@ -46,6 +47,7 @@ cdef class Poller:
     cdef int modify(self, Stream stream, uint32_t events) except -1
     cdef int remove(self, Stream stream) except -1
     cdef int wait(self) noexcept
+    cdef int serve(self, int count) except -1
     # Called by streams
     cdef int release_slot(self, Stream stream) noexcept
     cdef int queue_flush(self, Stream stream) except -1

@@ -26,7 +26,7 @@ cdef class Stream:
         bint flush_queued       # stands in the poller's list of unsent streams
         bint broken             # the peer is gone for writing; reading tells why
         readonly bint closed
-        bint specials           # packets without a type byte are allowed (login)
+        bint specials           # logging in: packets may lack a type byte
         bint tls_handshaking
         readonly bint is_unix
         Buf out                 # queued or left by a blocked send (TLS: ciphertext)

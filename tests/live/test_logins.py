@@ -1,13 +1,10 @@
 """Logins of libpq through the pooler to a real PostgreSQL, methods and TLS together."""
 
-import concurrent.futures
 import shutil
 import socket
 import ssl
 import struct
 import subprocess
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,49 +312,3 @@ def test_clear_text_behind_ssl_request_is_never_read_as_tls(
             answer += part
     assert b"received unencrypted data after SSL request" in answer
     assert not answer.startswith(b"S")
-
-
-# Many at once
-
-
-def test_storm_of_logins_costs_one_derivation_and_stalls_nobody(
-    pooler: Callable[..., Any],
-) -> None:
-    """Each derivation takes a noticeable time here: 200 of them would take minutes."""
-    one = pooler(
-        {
-            "auth_type": "scram-sha-256",
-            "scram_iterations": "300000",
-            "max_client_conn": "500",
-            "pool_mode": "transaction",
-        },
-        databases={"p0": "{pg} dbname=p0 user=u_trust"},
-        users={"u_plain": "plainpass", "marker": "m"},
-    )
-    pauses: list[float] = []
-    over = threading.Event()
-
-    def mark() -> None:
-        with open_as(one, "marker", "m") as connection:
-            ready.set()
-            while not over.is_set():
-                began = time.monotonic()
-                assert value(connection, "select 42") == 42
-                pauses.append(time.monotonic() - began)
-
-    def login(_: int) -> bool:
-        with open_as(one, "u_plain", "plainpass", connect_timeout=50) as connection:
-            return bool(value(connection, "select 1") == 1)
-
-    ready = threading.Event()
-    with concurrent.futures.ThreadPoolExecutor(41) as threads:
-        marker = threads.submit(mark)
-        assert ready.wait(30)
-        before = one.cpu()
-        assert all(threads.map(login, range(40)))
-        spent = one.cpu() - before
-        over.set()
-        marker.result()
-    # One derivation of 300 000 iterations, not forty of them.
-    assert spent < 10, spent
-    assert sorted(pauses)[len(pauses) // 2] < 0.2
