@@ -62,7 +62,9 @@ class Cancels:
             client.disconnect("cancel request for console client", False)
             self.app.consoles[target.database.name].cancel_requested(target)
         elif target.server is None:
-            client.disconnect("cancel request for idle client", False)
+            waited = target.cancel_wait()
+            state = "waiting" if waited else "idle"
+            client.disconnect(f"cancel request for {state} client", False)
         elif target.server.setting_parameters:
             client.disconnect(
                 "ignoring cancel request for server that is setting vars", False
@@ -111,7 +113,12 @@ class Cancels:
             target, key = self.asked[client]
             if target is not None:
                 busy = target.server
-                if target.closed or busy is None or busy.is_ready:
+                if (
+                    target.closed
+                    or busy is None
+                    or busy.is_ready
+                    or busy.setting_parameters
+                ):
                     client.disconnect(
                         "not sending cancel request for client that is now idle", False
                     )

@@ -24,6 +24,11 @@ cdef enum WaitKind:
     WAIT_WELCOME = 1            # login goes on when the pool knows its welcome
     WAIT_AUTH = 2               # wants a server for an auth_query
 
+cdef enum RefusedUnit:          # of which the client has been told the error
+    NOTHING_REFUSED = 0
+    REFUSED_MESSAGE = 1         # one message, then ReadyForQuery
+    REFUSED_TO_SYNC = 2         # all up to the next Sync, then ReadyForQuery
+
 
 cdef class Client(Stream):
     cdef:
@@ -35,6 +40,7 @@ cdef class Client(Stream):
         readonly bint started   # the login talk has begun
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
+        int refused             # a RefusedUnit: what comes of it goes nowhere
         public bint notified    # was told that it is queued (query_wait_notify)
         public bint on_console
         uint32_t remain         # bytes of the current message still to come
@@ -67,6 +73,7 @@ cdef class Client(Stream):
     cdef int begin_request(self) except -1
     cdef int copy_ends(self, Server server) except -1
     cdef int refuse_query(self) except -1
+    cdef int drop_refused(self, int code) except -1
     # Prepared statements
     cdef int statement_message(self, const char* p, Py_ssize_t count, int code,
                                uint32_t length, Buf* composed) except -2

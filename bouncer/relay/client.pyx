@@ -170,6 +170,12 @@ cdef class Client(Stream):
                         composed = NULL
                     self.end("client close request", False, "08P01")
                     break
+                if self.refused:
+                    self.drop_refused(code)
+                    self.dropping = True
+                    self.remain = length + 1
+                    start = pos
+                    continue
                 if server is not None and server.in_error and code != FE_SYNC \
                         and kind != COPYING and server.is_skipping():
                     # PostgreSQL would not look at it; we need not remember it.
@@ -307,6 +313,32 @@ cdef class Client(Stream):
         elif server.owed.count:
             # A mark only. Where its COPY begins has perhaps not been told yet.
             owed_push(&server.owed, FE_COPY_DONE, FORWARD, None)
+        return 0
+
+    def cancel_wait(self):
+        """End the wait for a server as PostgreSQL ends a query; false if none waits.
+
+        The client reads an error, and ReadyForQuery where its unit ends; it stays.
+        """
+        cdef int code
+        if self.state != CL_WAITING or self.wait_kind != WAIT_QUERY \
+                or self.replication or buf_size(&self.held) < HEADER:
+            return False
+        code = <uint8_t>self.held.data[self.held.start]
+        self.refused = (REFUSED_MESSAGE if code == FE_QUERY or code == FE_FUNCTION_CALL
+                        else REFUSED_TO_SYNC)
+        self.query_start = self.transaction_start = 0
+        self.pool.leave_queue(self)
+        self.write(error_response("canceling statement due to user request", "57014",
+                                  "ERROR"))
+        self.pump()
+        return True
+
+    cdef int drop_refused(self, int code) except -1:
+        """A message of a unit that has been refused: does the unit end with it?"""
+        if code == FE_SYNC or self.refused == REFUSED_MESSAGE:
+            self.refused = NOTHING_REFUSED
+            self.write(b"Z\0\0\0\5I")
         return 0
 
     cdef int go_on(self) except -1:
@@ -613,7 +645,8 @@ cdef class Client(Stream):
         return self.end("client unexpected eof", False, "08P01")
 
     cdef bint busy_with_part(self) noexcept:
-        return self.remain > 0 or self.held.end > self.held.start or self.held_back
+        return (self.remain > 0 or self.held.end > self.held.start or self.held_back
+                or self.refused != NOTHING_REFUSED)
 
     def wake(self):
         if self.state != CL_WAITING and not self.held_back:

@@ -70,6 +70,12 @@ KNOWN |= {
     ),
 }
 
+KNOWN |= {
+    "wire cancel_waiting_client": Difference(
+        "the wait ends with an error", "for a client that waits for a server"
+    ),
+}
+
 # The console speaks the extended protocol.
 _EXTENDED = Difference(
     "the extended protocol is answered", "the extended protocol on the console"

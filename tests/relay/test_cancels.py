@@ -145,3 +145,78 @@ def test_server_dies_while_it_is_cancelled(cancelling):
     carrier.close()
     assert r.pool.server_count == 0
     assert f.errors(client.take()) == ["server conn crashed?"]
+
+
+# A client that waits for a server
+
+
+UNIT = [f.parse("", "a"), f.bind(""), f.execute(), f.SYNC]
+ERROR = "canceling statement due to user request"
+
+
+@pytest.mark.parametrize(
+    ("unit", "now", "later"),
+    [
+        ([f.query("a")], "EZ", ""),
+        ([f.query("x" * 200_000)], "EZ", ""),
+        (UNIT, "EZ", ""),
+        ([f.parse("s", "a"), f.describe("s")], "E", "Z"),
+        ([f.SYNC], "EZ", ""),
+    ],
+    ids=["query", "large query", "unit", "unit without its Sync", "Sync"],
+)
+def test_cancel_of_a_waiting_client_refuses_one_unit(relay, unit, now, later):
+    """It was ignored, as in PgBouncer: psql hung until query_wait_timeout."""
+    r = relay(size=0)
+    client = r.client()
+    client.send(*unit)
+    assert client.client.state_name == "waiting"
+    assert client.client.cancel_wait()
+    got = client.take()
+    assert (f.codes(got), f.errors(got)) == (now, [ERROR])
+    if later:
+        client.send(f.bind("s"), f.execute(), f.SYNC)
+        assert client.codes() == later
+    assert client.client.state_name == "idle"
+    assert not client.client.cancel_wait()
+    r.size = 1
+    client.send(f.query("next"))
+    server = r.servers[0]
+    assert server.take() == f.query("next")
+    server.answer("next")
+    assert f.rows(client.take()) == [b"next"]
+
+
+def test_cancel_of_a_waiting_client_refuses_its_message_also_byte_by_byte(relay):
+    r = relay(size=0)
+    client = r.client()
+    whole = f.query("long enough") + b"".join(UNIT)
+    client.send(whole[:8])
+    assert client.client.cancel_wait()
+    assert f.errors(client.take()) == [ERROR]
+    client.drip(whole[8 : len(f.query("long enough"))])
+    assert client.take() == b""
+    assert client.client.state_name == "idle"
+    r.size = 1
+    client.send(b"".join(UNIT))
+    assert r.servers[0].take() == b"".join(UNIT)
+
+
+def test_cancel_is_not_sent_while_parameters_are_set(cancelling):
+    """The query it was for is over; it would strike the SET before the next."""
+    r = cancelling
+    client, server = busy(r)
+    asker = r.ask_cancel(client)
+    server.answer("done")
+    other = r.client(TimeZone="Asia/Tokyo")
+    other.send(f.query("b"))
+    server.take()
+    server.send(
+        f.parameter_status("TimeZone", "Asia/Tokyo"), f.complete("SET"), f.ready()
+    )
+    server.answer("b")
+    server.take()
+    client.send(f.query("next"))
+    assert server.server.setting_parameters
+    assert r.connect() is None
+    assert asker.client.closed
