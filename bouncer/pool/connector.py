@@ -129,6 +129,9 @@ class Connector:
                 )
         if self.app.cancels.use_connection(server):
             return
+        if self.keeper.is_surplus(server):
+            server.disconnect("cancel connection was not needed", False, False)
+            return
         if self.app.settings.proxy_protocol_send and self.app.proxy is not None:
             self.announce(server)
         server.begin_talk(server_login(server, self.app))

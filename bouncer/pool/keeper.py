@@ -196,6 +196,10 @@ class Keeper:
                 return False
         return True
 
+    def is_surplus(self, server: Any) -> bool:
+        """Say whether a connection, made for a cancel, is one too many for a login."""
+        return server.replication == 0 and plan.is_over(self.view(server.pool))
+
     def evict_database(self, pool: ServerPool) -> bool:
         """Close the longest unused connection of the same database."""
         return self.evict(list(pool.database.pools.values()))

@@ -77,3 +77,17 @@ def gives_way(own_wait: float, rival_wait: float, margin: float) -> bool:
     pool's own: less would cost a new connection per transaction.
     """
     return margin > 0 and rival_wait - own_wait >= margin
+
+
+def is_over(view: PoolView) -> bool:
+    """Say whether a pool has more connections than it may keep.
+
+    Cancels are carried beyond every limit; what is left of them must not stay: a
+    pool at twice its size takes no further cancel.
+    """
+    most = view.pool_size + view.reserve_size if view.pool_size else 0
+    return view.welcome_known and bool(
+        (most and view.connections > most)
+        or (view.max_database and view.database_connections > view.max_database)
+        or (view.max_user and view.user_connections > view.max_user)
+    )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bouncer.pool.plan import PoolView, gives_way, may_open
+from bouncer.pool.plan import PoolView, gives_way, is_over, may_open
 
 NOBODY = PoolView(
     connections=0,
@@ -58,6 +58,23 @@ def test_unknown_welcome_opens_beyond_the_size():
 def test_cancels_may_use_twice_the_size_and_no_shared_limit():
     assert verdict(connections=9, cancels=1, max_database=1).open
     assert not verdict(connections=10, cancels=1).open
+
+
+@pytest.mark.parametrize(
+    ("view", "over"),
+    [
+        ({"connections": 5}, False),
+        ({"connections": 6}, True),
+        ({"connections": 6, "reserve_size": 1}, False),
+        ({"connections": 6, "welcome_known": False}, False),
+        ({"connections": 600, "pool_size": 0}, False),
+        ({"database_connections": 3, "max_database": 3}, False),
+        ({"database_connections": 4, "max_database": 3}, True),
+        ({"user_connections": 4, "max_user": 3}, True),
+    ],
+)
+def test_connection_made_for_a_cancel_may_be_one_too_many(view, over):
+    assert is_over(replace(NOBODY, **view)) == over
 
 
 @pytest.mark.parametrize(
