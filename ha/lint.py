@@ -51,12 +51,9 @@ class Finding:
     why: str
     remedy: str
 
-    def text(self) -> str:
-        """For a terminal."""
-        return (
-            f"{self.file}:{self.line}: {self.severity}: {self.what} [{self.rule}]\n"
-            f"    why: {self.why}\n    remedy: {self.remedy}"
-        )
+    def place(self) -> str:
+        """Where it is and what; the first line of it on a terminal."""
+        return f"{self.file}:{self.line}: {self.severity}: {self.what} [{self.rule}]"
 
 
 RULES: dict[str, Rule] = {}
@@ -109,6 +106,18 @@ def is_ini(path: str) -> bool:
     return path.endswith(".ini")
 
 
+def as_text(found: list[Finding]) -> str:
+    """For a terminal: a mistake made in many places is explained once, behind them."""
+    lines = []
+    for rank, one in enumerate(found, 1):
+        lines.append(one.place())
+        if rank == len(found) or found[rank].rule != one.rule:
+            lines += [f"    why: {one.why}", f"    remedy: {one.remedy}"]
+    counts = {name: sum(f.severity == name for f in found) for name in RANKS}
+    words = [f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items()]
+    return "\n".join([*lines, ", ".join(words)])
+
+
 def run(options: argparse.Namespace) -> int:
     """0 clean, 1 errors or warnings (with --strict also notes), 2 unreadable."""
     try:
@@ -120,9 +129,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     else:
-        for one in found:
-            print(one.text())
-        counts = {name: sum(f.severity == name for f in found) for name in RANKS}
-        print(", ".join(f"{count} {name}s" for name, count in counts.items()))
+        print(as_text(found))
     worst = min((RANKS[one.severity] for one in found), default=len(RANKS))
     return int(worst <= (RANKS[NOTE] if options.strict else RANKS[WARNING]))

@@ -286,7 +286,7 @@ def test_text_for_people(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert re.match(rf"{path}:\d+: warning: .* \[unequal-timers\]$", lines[0])
     assert lines[1].startswith("    why: ") and lines[2].startswith("    remedy: ")
-    assert lines[-1] == "0 errors, 1 warnings, 0 notes"
+    assert lines[-1] == "0 errors, 1 warning, 0 notes"
 
 
 def test_unreadable_input(tmp_path, capsys):
