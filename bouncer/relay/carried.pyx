@@ -29,7 +29,8 @@ cdef bytes bytes_of(text):
 
 
 cdef tuple described(Statement statement):
-    return None if statement is None else (statement.number, text_of(statement.key))
+    return None if statement is None else (
+        statement.number, text_of(statement.key), text_of(statement.scope))
 
 
 def client_state(Client client not None):
@@ -82,6 +83,7 @@ def server_state(Server server not None):
         "copy": server.copy,
         "group": server.group,
         "evicting": server.evicting,
+        "fatal": bool(server.fatal),
         "doubting": bool(server.doubting),
         "own_unnamed": bool(server.own_unnamed),
         "replication": server.replication,
@@ -92,9 +94,9 @@ def server_state(Server server not None):
 
 
 def statements_of(dict state not None):
-    """(number, key) of every statement that *state* speaks of."""
-    found = [entry[1:3] for entry in state.get("names", ())]
-    found += [entry[:2] for entry in state.get("prepared", ())]
+    """(number, key, scope) of every statement that *state* speaks of."""
+    found = [entry[1:4] for entry in state.get("names", ())]
+    found += [entry[:3] for entry in state.get("prepared", ())]
     found += [note[1] for _, _, note in state.get("owed", ()) if note and note[1]]
     return found
 
@@ -108,8 +110,8 @@ def learn_statements(found):
     Once, for all of them, before anything is restored. Two may have one text: what is
     still owed can name a statement that nobody else uses any more.
     """
-    for number, key in sorted(dict(found).items()):
-        learnt[number] = numbered(number, bytes_of(key))
+    for number, key, scope in sorted({tuple(one) for one in found}):
+        learnt[number] = numbered(number, bytes_of(key), bytes_of(scope))
 
 
 def statements_learnt():
@@ -119,9 +121,9 @@ def statements_learnt():
     learnt.clear()
 
 
-cdef Statement known(number, key):
+cdef Statement known(number, key, scope):
     found = learnt.get(number)
-    return statement_for(bytes_of(key)) if found is None else found
+    return statement_for(bytes_of(key), bytes_of(scope)) if found is None else found
 
 
 def restore_client(Client client not None, dict state not None):
@@ -131,10 +133,10 @@ def restore_client(Client client not None, dict state not None):
     client.query_start = state["query_start"]
     client.transaction_start = state["transaction_start"]
     client.replication = state["replication"]
-    for name, number, key in state["names"]:
+    for name, number, key, scope in state["names"]:
         if client.names is None:
             client.names = NameTable()
-        client.names.put(bytes_of(name), known(number, key))
+        client.names.put(bytes_of(name), known(number, key, scope))
     for name in state.get("refused", ()):
         client.names.note_failure(bytes_of(name))
 
@@ -155,22 +157,23 @@ def restore_server(Server server not None, dict state not None):
     server.copy = state["copy"]
     server.group = state["group"]
     server.evicting = state["evicting"]
+    server.fatal = state.get("fatal", False)
     # An older process of ours does not tell these two: take the careful side.
     server.doubting = state.get("doubting", True)
     server.own_unnamed = state.get("own_unnamed", server.client is not None)
     server.replication = state["replication"]
     server.close_needed = state["close_needed"]
-    for number, key, seen, group in state["prepared"]:
+    for number, key, scope, seen, group in state["prepared"]:
         if server.prepared is None:
             server.prepared = PreparedSet()
-        server.prepared.add(known(number, key), seen, group)
+        server.prepared.add(known(number, key, scope), seen, group)
     for kind, action, note in state["owed"]:
         pending = None
         if note is not None:
             pending = Pending.__new__(Pending)
             pending.name = bytes_of(note[0])
             if note[1] is not None:
-                pending.statement = known(note[1][0], note[1][1])
+                pending.statement = known(note[1][0], note[1][1], note[1][2])
             pending.seen = note[2]
             pending.group = note[3]
         owed_push(&server.owed, kind, action, pending)

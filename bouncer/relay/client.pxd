@@ -82,6 +82,7 @@ cdef class Client(Stream):
     cdef int parse_statement(self, const char* name, Py_ssize_t size,
                              const char* text, Py_ssize_t text_size,
                              Py_ssize_t total, Buf* composed) except -2
+    cdef bytes scope(self)
     cdef int send_parse(self, Statement statement, Pending pending,
                         Buf* composed) except -1
     cdef int send_close(self, Statement statement, Pending pending,

@@ -448,7 +448,7 @@ cdef class Client(Stream):
             log.error(f"{self.prefix} prepared statement '{shown}' "
                       "was already prepared")
             return self.misused("prepared statement name is already in use")
-        statement = statement_for(text[:text_size])
+        statement = statement_for(text[:text_size], self.scope())
         self.names.put(own_name, statement)
         pending = Pending.__new__(Pending)
         pending.name = own_name
@@ -469,6 +469,9 @@ cdef class Client(Stream):
             server.ready = False
             self.make_room(server, composed)
         return <int>total
+
+    cdef bytes scope(self):
+        return b"" if self.tracked is None else self.tracked.scope
 
     cdef int send_parse(self, Statement statement, Pending pending,
                         Buf* composed) except -1:
@@ -583,6 +586,11 @@ cdef class Client(Stream):
             self.pool.binds += 1
         if server.prepared is not None:
             item = server.prepared.find(statement)
+        if (item == NULL or not server.is_certain(item)) \
+                and statement.scope != self.scope():
+            # Parsed now it does not mean what it means to those who share it.
+            statement = statement_for(statement.key, self.scope())
+            item = NULL if server.prepared is None else server.prepared.find(statement)
         if item != NULL and server.is_certain(item):
             server.prepared.touch(item)
         else:

@@ -74,6 +74,7 @@ cdef class Server(Stream):
         TrackedParams equal_to  # a client's values that need no SET here
         PreparedSet prepared    # None until the first
         uint64_t group          # number of the requests up to the next Sync
+        bint fatal              # its client has read a FATAL of it
         bint doubting           # it has contradicted what we know of *prepared*
         bint own_unnamed        # the linked client has parsed the unnamed statement
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
@@ -116,6 +117,7 @@ cdef class Server(Stream):
     cdef bint extra_ready(self) noexcept
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
     cdef int note_error(self, bytes body) except -1
+    cdef int note_scope(self) except -1
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1
     cdef int skipped(self, uint32_t index) except -1
     # Called by clients and pools

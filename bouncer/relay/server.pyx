@@ -661,11 +661,31 @@ cdef class Server(Stream):
         index = tracked_index(parts[0])
         if index is None or self.tracked is None:
             return 0
+        before = self.tracked.scope
         self.tracked = changed(self.tracked, index, parts[1])
         self.equal_to = None
         if client is not None and client.tracked is not None and self.phase == PH_RELAY:
             client.tracked = changed(client.tracked, index, parts[1])
             self.equal_to = client.tracked
+        if self.prepared is not None and self.tracked.scope != before:
+            self.note_scope()
+        return 0
+
+    cdef int note_scope(self) except -1:
+        """What a statement means has changed: by a request that is being answered.
+
+        Of a statement parsed behind it, or with it, nobody knows which of the two
+        it means. It stays with its client.
+        """
+        cdef uint32_t i
+        cdef int kind
+        cdef uint64_t group = self.group
+        for i in range(self.owed.count):
+            kind = owed_at(&self.owed, i).kind
+            if kind == FE_SYNC or kind == FE_QUERY or kind == FE_FUNCTION_CALL:
+                group -= 1
+        if self.prepared.has_since(group):
+            self.close_needed = True
         return 0
 
     cdef int note_error(self, bytes body) except -1:
@@ -677,8 +697,10 @@ cdef class Server(Stream):
         FATAL, PANIC and out of memory: nobody else shall have this server.
         """
         cdef int kind
-        if (b"\0VFATAL\0" in body or b"\0VPANIC\0" in body or b"\0C53200\0" in body
+        if (b"\0VFATAL\0" in body or b"\0VPANIC\0" in body
                 or body.startswith((b"SFATAL\0", b"SPANIC\0"))):
+            self.fatal = self.close_needed = True
+        elif b"\0C53200\0" in body:
             self.close_needed = True
         if self.owed.count == 0 or self.prepared is None:
             return 0
@@ -796,8 +818,8 @@ cdef class Server(Stream):
             client.server = None
             if client.replication and self.phase == PH_TALK:
                 whole = True
-            if not whole:
-                notify = False
+            if not whole or self.fatal:
+                notify = False      # it has been told, or cannot be
             client.end(reason, notify, sqlstate)
         return 0
 

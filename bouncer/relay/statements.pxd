@@ -5,9 +5,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef class Statement:
-    """One text with its parameter types, whatever clients call it."""
+    """One text with its parameter types, whatever clients call it.
+
+    And with the parameters under which it is parsed: a literal without a time zone,
+    say, is another moment in another one.
+    """
     cdef:
         readonly bytes key      # query text, 0, type count, types: as in Parse
+        readonly bytes scope    # TrackedParams.scope of whoever prepared it
+        tuple place             # in the table of all: scope and key
         readonly uint64_t number
         readonly bytes name     # PGBOUNCER_<number>
         uint32_t users          # clients and servers that refer to it
@@ -74,10 +80,11 @@ cdef class PreparedSet:
     cdef void touch(self, Prepared* item) noexcept
     cdef int discard(self, Statement statement) except -1
     cdef int doubt(self) noexcept
+    cdef bint has_since(self, uint64_t group) noexcept
     cdef int clear(self) except -1
 
 
-cdef Statement statement_for(bytes key)
-cdef Statement numbered(uint64_t number, bytes key)
+cdef Statement statement_for(bytes key, bytes scope)
+cdef Statement numbered(uint64_t number, bytes key, bytes scope)
 cdef int drop_unused(Statement statement) except -1
 cdef void let_go(Statement statement) noexcept

@@ -7,6 +7,7 @@ def number_from(number: Any) -> Any: ...
 
 class Statement:
     key: bytes
+    scope: bytes
     number: int
     name: bytes
 

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Prepared statements: one text, many clients, many servers.
 
-A statement is keyed by its full text and parameter types, never by a hash
-alone. Clients keep their own names; servers know it as PGBOUNCER_<n>. It lives
+A statement is keyed by its full text, parameter types and the tracked parameters
+under which it is parsed, never by a hash alone. Clients keep their own names; servers know it as PGBOUNCER_<n>. It lives
 as long as a client or a server refers to it, so memory is bounded by what is
 in use. Both tables are C: a Bind looks up twice and allocates nothing.
 """
@@ -13,13 +13,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp
 
-cdef dict by_key = {}           # key -> Statement, while somebody refers to it
+cdef dict by_place = {}         # Statement.place -> it, while somebody refers to it
 cdef uint64_t last_number = 0
 
 
 def known_statements():
     """How many distinct statements are in use."""
-    return len(by_key)
+    return len(by_place)
 
 
 def number_from(uint64_t number):
@@ -42,43 +42,40 @@ cdef class Pending:
     pass
 
 
-cdef Statement statement_for(bytes key):
+cdef Statement statement_for(bytes key, bytes scope):
     """The statement of this text; the caller counts itself in as a user."""
-    global last_number
-    cdef Statement statement = by_key.get(key)
+    cdef tuple place = (scope, key)
+    cdef Statement statement = by_place.get(place)
     if statement is None:
-        last_number += 1
-        statement = Statement.__new__(Statement)
-        statement.key = key
-        statement.number = last_number
-        statement.name = b"PGBOUNCER_%d" % last_number
-        by_key[key] = statement
+        statement = numbered(last_number + 1, key, scope)
     return statement
 
 
-cdef Statement numbered(uint64_t number, bytes key):
-    """A statement with a number that another process gave it (see carried)."""
+cdef Statement numbered(uint64_t number, bytes key, bytes scope):
+    """A new statement with this number, from another process perhaps (see carried)."""
     cdef Statement statement = Statement.__new__(Statement)
     statement.key = key
+    statement.scope = scope
+    statement.place = (scope, key)
     statement.number = number
     statement.name = b"PGBOUNCER_%d" % number
-    by_key[key] = statement
+    by_place[statement.place] = statement
     number_from(number)
     return statement
 
 
 cdef int drop_unused(Statement statement) except -1:
     """Forget a statement that has come to no user."""
-    if statement.users == 0 and by_key.get(statement.key) is statement:
-        del by_key[statement.key]
+    if statement.users == 0 and by_place.get(statement.place) is statement:
+        del by_place[statement.place]
     return 0
 
 
 cdef void let_go(Statement statement) noexcept:
     """One user less; the last one takes the statement along."""
     statement.users -= 1
-    if statement.users == 0 and by_key.get(statement.key) is statement:
-        del by_key[statement.key]
+    if statement.users == 0 and by_place.get(statement.place) is statement:
+        del by_place[statement.place]
 
 
 cdef inline uint64_t hashed(const char* p, Py_ssize_t size) noexcept nogil:
@@ -363,6 +360,13 @@ cdef class PreparedSet:
             item.group = 0
             item = item.newer
         return 0
+
+    cdef bint has_since(self, uint64_t group) noexcept:
+        """Was anything parsed in *group* of requests, or later?"""
+        cdef Prepared* item = self.oldest
+        while item != NULL and item.group < group:
+            item = item.newer
+        return item != NULL
 
     def names(self):
         """Server-side names, least recently used first."""

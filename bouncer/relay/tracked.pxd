@@ -9,6 +9,7 @@ cdef class TrackedParams:
     """
     cdef:
         readonly tuple values
+        readonly bytes scope    # all that decides what a statement means
         object __weakref__
 
 

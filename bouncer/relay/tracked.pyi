@@ -6,6 +6,7 @@ class TrackedParams:
     """Interned values of the tracked parameters; None is unknown."""
 
     values: tuple[bytes | None, ...]
+    scope: bytes
     application_name: str
     def as_dict(self) -> dict[str, str]: ...
 

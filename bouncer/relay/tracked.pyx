@@ -9,6 +9,7 @@ import weakref
 
 BUILT_IN = (b"DateStyle", b"client_encoding", b"TimeZone",
             b"standard_conforming_strings", b"application_name")
+cdef int APPLICATION_NAME = 4
 MAX_LITERAL = 127               # bytes of a quoted value; longer is left out
 
 cdef tuple names = BUILT_IN + (b"IntervalStyle",)
@@ -53,7 +54,7 @@ cdef class TrackedParams:
 
     @property
     def application_name(self):
-        value = self.values[4]
+        value = self.values[APPLICATION_NAME]
         return "" if value is None else value.decode("utf-8", "replace")
 
     def as_dict(self):
@@ -70,6 +71,10 @@ cpdef TrackedParams intern_values(tuple values):
     if found is None:
         found = TrackedParams.__new__(TrackedParams)
         found.values = values
+        # Literals are read, and names are looked up, when a statement is parsed.
+        found.scope = b"\0".join([
+            b"" if value is None else b"=" + value
+            for index, value in enumerate(values) if index != APPLICATION_NAME])
         interned[values] = found
     return found
 

@@ -41,6 +41,12 @@ KNOWN: dict[str, Difference] = {
 }
 
 KNOWN |= {
+    "wire srv_terminate_backend": Difference(
+        "PostgreSQL's FATAL is the only one", "FATAL of a server that ends"
+    ),
+}
+
+KNOWN |= {
     "wire ps_parse_error": Difference(
         "the name of a refused statement may be taken again",
         "a name whose Parse was refused",

@@ -45,7 +45,7 @@ def backed(relay):
 
 UNITS = {
     "simple": [f.query("select simple")],
-    "set": [f.query("set TimeZone Asia/Tokyo")],
+    "set": [f.query("set application_name mine")],
     "extended": [f.parse("", "select extended"), f.bind(""), f.execute(), f.SYNC],
     "named": [f.parse("n{}", "select named"), f.bind("n{}"), f.execute(), f.SYNC],
     "error": [f.parse("", "fail unit"), f.bind(""), f.execute(), f.SYNC],
@@ -264,6 +264,77 @@ def test_names_and_texts_of_one_hash_are_two(backed, one, other):
     client.say(f.bind(other), f.execute(), f.SYNC)
     second.say(f.parse("s", f"select {other}"), f.bind("s"), f.execute(), f.SYNC)
     second.say(f.parse("t", f"select {one}"), f.bind("t"), f.execute(), f.SYNC)
+
+
+@pytest.mark.regression(50)
+def test_one_text_under_two_time_zones_is_two_statements(backed):
+    """A literal is read when it is parsed: one client got the other's moment."""
+    r = backed(size=1)
+    here, there = Pair(r), Pair(r)
+    for pair, zone in ((here, "Etc/UTC"), (there, "Asia/Tokyo")):
+        pair.say(f.query(f"set TimeZone {zone}"))
+        pair.say(f.parse("s", "select moment"), f.SYNC)
+    backend = r.servers[0].backend
+    assert len(backend.statements) == 2
+    seen: list[bytes] = []
+    message = backend.message
+    backend.message = lambda code, body: (seen.append(code), message(code, body))
+    for pair in (here, there, here):
+        pair.say(f.parse("t", "select moment"), f.bind("s"), f.execute(), f.SYNC)
+        pair.say(f.close("t"), f.SYNC)
+    # A SET before each, and nothing is parsed any more.
+    assert b"".join(seen) == b"QBESS" * 3
+
+
+@pytest.mark.regression(50)
+def test_statement_parsed_in_one_segment_with_a_set_is_shared_with_nobody(backed):
+    """Under which of the two time zones it was parsed, nobody knows."""
+    r = backed(size=1)
+    one = Pair(r)
+    one.say(f.parse("s", "select moment"), f.SYNC)
+    one.say(f.query("set TimeZone Asia/Tokyo"), f.parse("t", "select other"), f.SYNC)
+    assert r.reasons == ["close_needed"]
+    one.say(f.query("set TimeZone Etc/UTC"))
+    one.say(f.query("select ordinary"))
+    assert len(r.servers) == 2
+
+
+@pytest.mark.regression(50)
+def test_statement_of_another_time_zone_is_not_parsed_for_all(backed):
+    """A client changes its zone; another server parses its statement for it."""
+    r = backed(size=2)
+    one, other, third = Pair(r), Pair(r), Pair(r)
+    for pair in (one, other):
+        pair.say(f.parse("s", "select moment"), f.SYNC)
+    one.say(f.query("set TimeZone Asia/Tokyo"))
+    first = r.servers[0].backend
+    third.say(f.query("begin"))  # takes that server
+    one.say(f.bind("s"), f.execute(), f.SYNC)
+    other.say(f.bind("s"), f.execute(), f.SYNC)
+    second = r.servers[1].backend
+    assert len(first.statements) == 1
+    assert len(second.statements) == 2
+    one.say(f.query("set TimeZone Etc/UTC"))
+    one.say(f.bind("s"), f.execute(), f.SYNC)
+    assert len(second.statements) == 2
+    third.say(f.query("commit"))
+
+
+@pytest.mark.regression(61)
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_fatal_of_the_server_is_the_only_one(relay, is_prepared):
+    """A second one, of ours, made libpq wait for ever in pipeline mode."""
+    r = relay()
+    client = r.client()
+    client.send(f.query("a"), f.parse("s" if is_prepared else "", "b"), f.SYNC)
+    server = r.servers[0]
+    server.answer("a")
+    server.send(f.error("57P01", "terminating connection", "FATAL"))
+    server.close()
+    got = client.take()
+    assert f.codes(got) == "TDCZE"
+    assert f.errors(got) == ["terminating connection"]
+    assert client.ended
 
 
 @pytest.mark.regression(54)
