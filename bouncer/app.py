@@ -60,6 +60,8 @@ class Bouncer:
     ) -> None:
         """Read the configuration's files: as root, before the fork and any loop."""
         self.config = configuration
+        # The settings that count now; RELOAD and SET put another object here.
+        self.settings: Settings = configuration.settings
         self.config_path = config_path
         self.options = options
         self.poller = Poller()
@@ -76,8 +78,7 @@ class Bouncer:
         self.listeners: Any = Listeners()
         self.acceptors: dict[Listener, Acceptor] = {}
         self.logging_in: dict[Any, None] = {}
-        self.random_bytes = b""
-        self.random_left = 0
+        self.spare_keys: list[bytes] = []  # cancel keys for the next clients
         self.global_mode = "none"
         self.shutdown_mode: str | None = None
         self.keeper = Keeper(self)
@@ -89,6 +90,8 @@ class Bouncer:
         self.limits = Limits(self)
         self.commands = Commands(self)
         self.rows = Rows(self)
+        for reader in READERS:
+            setattr(self, reader, getattr(self.rows, reader))
         self.stats_clock = Stats(self.poller.clock())
         relay_tracked.configure(
             name.strip() for name in self.settings.track_extra_parameters.split(",")
@@ -113,10 +116,6 @@ class Bouncer:
         self.poller.loop = loop
         self.exited: asyncio.Future[int] = loop.create_future()
         self.hosts = Hosts(self.settings, loop, self.addresses_changed)
-
-    @property
-    def settings(self) -> Settings:
-        return self.config.settings
 
     @property
     def listen_port(self) -> int:
@@ -191,6 +190,7 @@ class Bouncer:
     def apply_settings(self) -> None:
         """Copy what the relay and the pools look at."""
         settings = self.settings
+        self.spare_keys.clear()  # peer_id is in them
         self.poller.max_packet_size = settings.max_packet_size & 0xFFFFFFFF
         self.poller.loop_count = max(settings.sbuf_loopcnt, 0)
         self.checks_servers = bool(settings.server_check_query)
@@ -308,6 +308,7 @@ class Bouncer:
     def take(self, fresh: Configuration) -> None:
         """Use a configuration that has been read completely."""
         self.config = fresh
+        self.settings = fresh.settings
         changed, dropped = self.registry.apply(fresh)
         self.read_users()
         self.settings_changed()
@@ -348,7 +349,7 @@ class Bouncer:
 
     def set(self, key: str, value: str) -> list[str]:
         """The console's SET; returns notices."""
-        self.config.settings = self.settings.with_value(key, value)
+        self.settings = self.config.settings = self.settings.with_value(key, value)
         self.settings_changed()
         if "_tls_" in key or "_tls13_" in key:
             try:
@@ -410,7 +411,7 @@ class Bouncer:
         """A talk of *client* has ended: a login, or a console session."""
         if client.closed:
             return
-        if isinstance(outcome, CancelAsked):
+        if outcome is not None and isinstance(outcome, CancelAsked):
             self.logging_in.pop(client, None)
             self.cancels.request(client, outcome.key)
             return
@@ -429,13 +430,14 @@ class Bouncer:
             client.begin_talk(outcome)
 
     def new_cancel_key(self) -> bytes:
-        """Eight random bytes; fetched in bulk, for a system call costs more."""
-        if self.random_left == 0:
-            self.random_bytes = os.urandom(8 * RANDOM_KEYS)
-            self.random_left = RANDOM_KEYS
-        self.random_left -= 1
-        start = 8 * self.random_left
-        return new_key(self.random_bytes[start : start + 8], self.settings.peer_id)
+        """Eight random bytes; made in bulk, for a system call costs more."""
+        spare = self.spare_keys
+        if not spare:
+            random, peer_id = os.urandom(8 * RANDOM_KEYS), self.settings.peer_id
+            spare += [
+                new_key(random[at : at + 8], peer_id) for at in range(0, len(random), 8)
+            ]
+        return spare.pop()
 
     def client_gone(self, client: Any) -> None:
         self.logging_in.pop(client, None)
@@ -580,20 +582,10 @@ class Bouncer:
             client.query_start = client.transaction_start = self.poller.now
             client.pool.count_console_command()
 
-    # Readers
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Rows are made elsewhere; readers ask the app for them."""
-        if name in READERS:
-            reader: Callable[..., Any] = getattr(self.rows, name)
-            return reader
-        raise AttributeError(name)
-
-
-READERS = frozenset(
-    {
-        "client_rows", "server_rows", "socket_rows", "pool_rows", "database_rows",
-        "user_rows", "peer_rows", "peer_pool_rows", "lists", "stats", "stats_total",
-        "fds", "mem", "dns_hosts", "dns_zones",
-    }
+# What readers may ask the app for; `Rows` makes it.
+READERS = (
+    "client_rows", "server_rows", "socket_rows", "pool_rows", "database_rows",
+    "user_rows", "peer_rows", "peer_pool_rows", "lists", "stats", "stats_total",
+    "fds", "mem", "dns_hosts", "dns_zones",
 )  # fmt: skip

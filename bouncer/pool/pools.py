@@ -16,6 +16,7 @@ from bouncer.turns import in_turns
 from bouncer.wire.messages import parameter_status
 
 WAIT_WELCOME = 1  # client.pxd, WaitKind
+NO_WELCOME = (None, b"", None)
 MAX_WELCOMES = 64  # different startup packets that are remembered per pool
 
 
@@ -35,6 +36,8 @@ class ServerPool(Pool):
         self.database = database
         self.user = user
         self.welcomes: dict[tuple[Any, ...], tuple[bytes, Any]] = {}
+        # The one sent last: startup parameters (that very object), bytes, tracked
+        self.last_welcome: tuple[Any, ...] = NO_WELCOME
         self.scram_keys: tuple[bytes, bytes] | None = None
         # Attempts to open a server; monotonic microseconds
         self.failed = False  # the last one did not get through
@@ -86,6 +89,7 @@ class ServerPool(Pool):
             self.defaults = from_dict(tracked)
             self.welcome = b"".join(plain)
             self.welcomes.clear()
+            self.last_welcome = NO_WELCOME
         self.welcome_waiting()
 
     def welcome_waiting(self) -> None:
@@ -104,16 +108,21 @@ class ServerPool(Pool):
 
     def welcome_for(self, client: Any) -> bytes:
         """The ParameterStatus block for *client*, which gets its tracked values."""
-        given = client.startup_params or {}
+        given = client.startup_params
         # Clients of one application all send the same: made once, kept for them.
-        key = tuple(given.items())
-        found = self.welcomes.get(key)
-        if found is None:
-            if len(self.welcomes) >= MAX_WELCOMES:
-                self.welcomes.clear()
-            found = self.welcomes[key] = self.make_welcome(given)
-        client.tracked = found[1]
-        return found[0]
+        last = self.last_welcome
+        if given is not last[0] or given is None:
+            given = given or {}
+            key = tuple(given.items())
+            found = self.welcomes.get(key)
+            if found is None:
+                if len(self.welcomes) >= MAX_WELCOMES:
+                    self.welcomes.clear()
+                found = self.welcomes[key] = self.make_welcome(given)
+            last = self.last_welcome = (given, *found)
+        client.tracked = last[2]
+        block: bytes = last[1]
+        return block
 
     def make_welcome(self, given: dict[str, str]) -> tuple[bytes, Any]:
         tracked = filled(from_dict(given), self.defaults)

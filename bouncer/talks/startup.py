@@ -24,6 +24,10 @@ from bouncer.wire.messages import (
 LOGICAL = 1
 PHYSICAL = 2
 
+# Startup packets that are remembered: how many, and how long they may be (bytes).
+MAX_KNOWN = 256
+LONGEST_KNOWN = 1024
+
 _BAD_OPTIONS = (
     "unsupported options startup parameter: "
     "only '-c config=val' and '--config=val' are allowed"
@@ -36,21 +40,25 @@ _WHITE = frozenset(b" \t\n\v\f\r")
 
 
 class Startup:
-    """What a startup packet says."""
+    """What a startup packet says; shared by all clients that send the same one."""
 
-    __slots__ = ("database", "negotiation", "user")
+    __slots__ = ("database", "negotiation", "options", "params", "replication", "user")
 
     def __init__(self, user: str, database: str, negotiation: bytes) -> None:
         self.user = user
         self.database = database
         #: NegotiateProtocolVersion, when it is due.
         self.negotiation = negotiation
+        #: Tracked parameters; the `options` of a replication client; its kind.
+        self.params: dict[str, str] = {}
+        self.options: str | None = None
+        self.replication = 0
 
 
 class Rules:
     """Which parameters are kept and which are dropped."""
 
-    __slots__ = ("ignored", "ignores_options", "settings", "tracked")
+    __slots__ = ("ignored", "ignores_options", "known", "settings", "tracked")
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -60,6 +68,8 @@ class Rules:
             for name in settings.ignore_startup_parameters.split(",")
         )
         self.ignores_options = b"options" in self.ignored
+        #: Packets that were fine: an application's clients all send the same.
+        self.known: dict[bytes, Startup] = {}
 
 
 _rules: Rules | None = None
@@ -79,14 +89,31 @@ def read_startup(client: Any, settings: Settings, body: bytes) -> Startup:
     *body* begins with the protocol version. Raises `Disconnect`.
     """
     rules = rules_of(settings)
+    start = rules.known.get(body)
+    if start is None:
+        start = _take_apart(client, rules, body)
+        if len(body) <= LONGEST_KNOWN and not log.verbosity:
+            if len(rules.known) >= MAX_KNOWN:
+                rules.known.clear()
+            rules.known[body] = start
+    client.replication = start.replication
+    client.startup_options = start.options
+    client.startup_params = start.params
+    if settings.application_name_add_host:
+        client.startup_params = given = dict(start.params)
+        name_and_host = _with_host(client, settings, given.get("application_name"))
+        given["application_name"] = name_and_host
+    return start
+
+
+def _take_apart(client: Any, rules: Rules, body: bytes) -> Startup:
     params, terminated = parse_startup(body[4:])
     replication = 0
-    client.startup_options = None
-    if b"replication" in body:
+    kept_options = None
+    if body.find(b"replication") >= 0:
         for name, value in params:
             if name == b"replication":
                 replication = replication_kind(value)
-    client.replication = replication
 
     user = database = b""
     given: dict[str, str] = {}
@@ -98,7 +125,7 @@ def read_startup(client: Any, settings: Settings, body: bytes) -> Startup:
             database = value
         elif name == b"options":
             if replication:
-                client.startup_options = decode_text(value)
+                kept_options = decode_text(value)
             else:
                 _take_options(client, rules, value, given)
         elif name.startswith(b"_pq_."):
@@ -116,15 +143,14 @@ def read_startup(client: Any, settings: Settings, body: bytes) -> Startup:
         raise Disconnect(_NO_TERMINATOR)
     if not user:
         raise Disconnect("no username supplied")
-    if settings.application_name_add_host:
-        name_and_host = _with_host(client, settings, given.get("application_name"))
-        given["application_name"] = name_and_host
-    client.startup_params = given
 
     negotiation = b""
     if extensions or body[:4] != b"\0\3\0\0":
         negotiation = negotiate_protocol_version(REQUEST_STARTUP_3, extensions)
-    return Startup(decode_text(user), decode_text(database or user), negotiation)
+    start = Startup(decode_text(user), decode_text(database or user), negotiation)
+    start.params, start.options = given, kept_options
+    start.replication = replication
+    return start
 
 
 def replication_kind(value: bytes) -> int:
