@@ -16,6 +16,7 @@ from admin import metrics
 from bouncer import log
 from bouncer.errors import StartError
 from ha import proxy_protocol
+from ha.errors import HAProxyError
 from ha.health import HealthServer
 from ha.view import AppView
 
@@ -38,7 +39,7 @@ class Front:
             self.app.haproxy = watch.HAProxyWatch.from_setting(
                 self.app.settings.haproxy_sockets
             )
-        except ValueError as problem:
+        except (HAProxyError, ValueError) as problem:
             raise StartError(f"haproxy_sockets: {problem}") from None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:

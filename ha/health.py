@@ -31,6 +31,7 @@ MAX_CONNECTIONS = 512
 # `agent-send` says nothing, and is answered after this.
 AGENT_PATIENCE = 0.1
 MAX_QUESTION = 512
+HIGHEST_PORT = 65535
 
 REASONS = {
     200: "OK",
@@ -225,7 +226,8 @@ class HealthServer:
             self.servers.append(await loop.create_unix_server(checker, place))
             return
         host, colon, port = place.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit():
+        known = bool(colon) and port.isascii() and port.isdigit()
+        if not known or int(port) > HIGHEST_PORT:
             raise OSError(f"cannot listen on {place!r}: write host:port or a path")
         host = host.strip("[]")
         self.servers.append(

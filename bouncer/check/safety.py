@@ -17,6 +17,7 @@ from bouncer.auth.secrets import MD5, SCRAM, kind_of
 from bouncer.auth.tls import client_context, connect_context
 from bouncer.check.advice import about, about_line, is_changed
 from bouncer.check.findings import ERROR, WARNING, Finding, at
+from bouncer.check.front import front
 from bouncer.check.reading import Reading, source_of
 from bouncer.config.hba import HOSTSSL, HbaLine
 from bouncer.config.params import PARAMS
@@ -359,4 +360,14 @@ def cannot_match(line: HbaLine, settings: Settings) -> str:
     return ""
 
 
-RULES: Final = (places, descriptors, secrecy, methods, secrets, tls, tls_setup, rules)
+RULES: Final = (
+    places,
+    descriptors,
+    secrecy,
+    methods,
+    secrets,
+    tls,
+    tls_setup,
+    rules,
+    front,
+)

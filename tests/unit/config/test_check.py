@@ -1,5 +1,6 @@
 """`--check` and `--explain`: what they find, and where they say it is."""
 
+import asyncio
 import json
 import os
 import socket
@@ -10,7 +11,10 @@ import pytest
 from bouncer.check.explain import explain_main
 from bouncer.check.findings import ERROR, WARNING
 from bouncer.check.main import FAILS, FINE, MISUSED, WARNS, check, check_main
+from bouncer.config.load import load
 from bouncer.wire import messages
+from ha.health import HealthServer
+from ha.proxy_protocol import TrustedNetworks
 
 START = "[pgbouncer]\nunix_socket_dir = {here}\nauth_file = users.txt\n"
 
@@ -399,3 +403,64 @@ def test_explain_refuses_what_does_not_exist(write, capsys):
     assert explain_main(["a", "alice", "nowhere", path]) == MISUSED
     os.unlink(path)
     assert explain_main(["a", "alice", "unix", path]) == 1
+
+
+# [pybouncer]
+
+
+def in_front(write, *lines):
+    text = "\n".join(["listen_addr = 127.0.0.1", "[pybouncer]", *lines])
+    return found(write(text + "\n[databases]\na = host=h\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("health_listen = 127.0.0.1:6480, *:6482, /run/health.sock, [::1]:6480", ""),
+        ("health_listen = 6480", ERROR),
+        ("health_listen = 127.0.0.1:99999", ERROR),
+        ("agent_listen = host:", ERROR),
+        ("health_listen = 127.0.0.1:6432", ERROR),
+        ("agent_listen = *:6432", ERROR),
+        ("health_listen = 10.0.0.1:6480, *:6480", ERROR),
+        ("proxy_protocol_networks = 10.0.0.0/8, unix, fd00::/8", ""),
+        ("proxy_protocol_networks = 10.0.0.5/8", WARNING),
+        ("proxy_protocol_networks = balancer", WARNING),
+        ("proxy_protocol_networks = 0.0.0.0/0", WARNING),
+        ("proxy_protocol_send = 3", WARNING),
+        ("health_databases = nowhere", WARNING),
+        ("health_user = nobody", WARNING),
+        ("health_user = alice", ""),
+        ("haproxy_sockets = /run/haproxy/admin.sock, 10.0.0.1:9999", ""),
+        ("haproxy_sockets = nonsense", ERROR),
+    ],
+)
+def test_section_of_our_own(write, line, level):
+    places, _ = in_front(write, line)
+    assert places == ([(level, 6, line.partition(" ")[0])] if level else [])
+
+
+def test_the_network_that_was_meant_is_suggested(write):
+    _, [text] = in_front(write, "proxy_protocol_networks = 10.0.0.5/8")
+    assert text.endswith("no PROXY header is accepted | perhaps 10.0.0.0/8")
+
+
+@pytest.mark.parametrize("line", ["health_listen = 6480", "agent_listen = h:99999"])
+def test_what_the_check_refuses_does_not_start(write, line):
+    [(level, _, name)], _ = in_front(write, line)
+    settings = load(write(f"[pybouncer]\n{line}\n")).settings
+    served = HealthServer(None, settings)
+    with pytest.raises(OSError, match="cannot listen on"):
+        asyncio.run(served.start())
+    assert (level, name) == (ERROR, line.partition(" ")[0])
+
+
+@pytest.mark.parametrize("text", ["10.0.0.5/8", "balancer", "10.0.0.0/8 unix"])
+def test_check_and_pooler_agree_about_networks(write, text):
+    places, _ = in_front(write, f"proxy_protocol_networks = {text}")
+    try:
+        TrustedNetworks(text)
+    except ValueError:
+        assert places
+    else:
+        assert not places
