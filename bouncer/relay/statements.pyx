@@ -4,7 +4,8 @@
 A statement is keyed by its full text, its parameter types and the tracked parameters
 under which it is parsed, never by a hash alone. Clients keep their own names; servers
 know it as PGBOUNCER_<n>. It lives as long as a client or a server refers to it, so
-memory is bounded by what is in use. Both tables are C: a Bind looks up twice and allocates nothing.
+memory is bounded by what is in use. Both tables are C: a Bind looks up twice and
+allocates nothing.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
