@@ -136,12 +136,16 @@ class CuttingProxy:
     """
 
     def __init__(
-        self, port: int, target_port: int, cuts: dict[int, Cut] | None = None
+        self,
+        port: int,
+        target_port: int,
+        cuts: dict[int, Cut] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.port, self.target_port = port, target_port
         self.cuts = cuts or {}
         self.passages: list[Passage] = []
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        self._listener = socket.create_server((host, port), backlog=128)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
