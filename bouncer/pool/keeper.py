@@ -58,7 +58,7 @@ class Keeper:
             pool.activate()
         first = pool.waiting.first
         if first is not None and not pool.blocked:
-            if first.replication:
+            if first.replication and first.wait_kind != WAIT_AUTH:
                 self.serve_replication(pool, first)
                 return
             coming = len(pool.tested) + len(pool.login)
