@@ -1,4 +1,4 @@
-"""Timeouts: each on its own clock, and what becomes of a server: scenarios 99 to 104."""
+"""Timeouts, each on its own clock, and servers that vanish: scenarios 99 to 104."""
 
 import shutil
 import subprocess
