@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ha.errors import HAError, HAProxyError
 from ha.haproxy import HAProxy
 from ha.inventory import Inventory, Pooler
-from ha.status import NO_AGENT, Say, present, take_away
+from ha.status import Say, present, take_away
 
 STEP = 0.1
 SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16/"
@@ -87,8 +87,7 @@ class Rolling:
         self.await_ready(pooler)
         for haproxy, backend in places:
             haproxy.set_state(backend, pooler.name, "ready")
-            if present(haproxy, backend, pooler.name).agent_status not in NO_AGENT:
-                haproxy.set_agent(backend, pooler.name, True)
+            haproxy.hear_agent(backend, pooler.name)
         self.await_usable(pooler, places)
         self.say(f"{pooler.name}: back")
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ha.errors import CutAnswer, HAProxyError
+from ha.errors import CutAnswer, HAProxyError, Refused
 from ha.transport import (
     BUSY_PAUSE,
     DEFAULT_DEADLINE,
@@ -454,6 +454,16 @@ class HAProxy:
         """Stop or start listening to the server's agent, which overrides orders."""
         word = "enable" if enabled else "disable"
         self.order(f"{word} agent {self.target(backend, server)}")
+
+    def hear_agent(self, backend: str, server: str) -> None:
+        """Listen to the server's agent again, if it has one: once disabled, an agent
+        is nowhere to be seen.
+        """
+        try:
+            self.set_agent(backend, server, True)
+        except Refused as problem:
+            if "not configured" not in problem.text:
+                raise
 
     def cut_sessions(self, backend: str, server: str) -> None:
         """Cut every session of the server. Clients read a bare end of stream."""

@@ -145,6 +145,9 @@ def give(
     row = present(haproxy, backend, server)
     where, target = haproxy.endpoint.text, f"{backend}/{server}"
     if options.command == "weight":
+        if row.agent_status not in NO_AGENT:
+            haproxy.set_agent(backend, server, False)
+            say(f"{where}: {target}: its agent is not heard until `ready`")
         haproxy.set_weight(backend, server, options.weight)
         current, initial = haproxy.weight_of(backend, server)
         say(f"{where}: {target} has weight {current} (initial {initial})")
@@ -153,8 +156,7 @@ def give(
         return
     if options.command == "ready":
         haproxy.set_state(backend, server, "ready")
-        if row.agent_status not in NO_AGENT:
-            haproxy.set_agent(backend, server, True)
+        haproxy.hear_agent(backend, server)
     else:
         take_away(haproxy, row, options.command, options.force)
     row = present(haproxy, backend, server)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import uvloop
 
+from ha.cli import main
 from ha.health import HealthServer
 from tests.ha.balancer import wait_for
 from tests.ha.described import PRIMARY, STANDBY, Described
@@ -375,3 +376,29 @@ def test_haproxy_does_what_the_agent_says(serve, balancer, echo, free_port):
         assert wait_for(lambda: lb.row("pool", "p1").weight == 100, 15)
         assert works()
         assert lb.row("pool", "p1").times_down == 0
+
+
+@pytest.mark.parametrize("order", ["drain --force", "maint --force", "weight 30"])
+def test_agent_is_not_heard_from_an_order_until_ready(
+    serve, balancer, echo, free_port, order
+):
+    """It was never heard again: once disabled, an agent is in no row of `show stat`."""
+    view = Described("app")
+    served = serve(view)
+    assert wait_for(lambda: served.get("/ready?db=app")[0] == 200)
+    agent = f"agent-check agent-port {served.agent} agent-inter 100ms"
+    lb = balancer(
+        FARM.format(
+            front=free_port(), back=echo, http=served.http, uri="/live", agent=agent
+        )
+    )
+    assert wait_for(lambda: lb.row("pool", "p1").last_agent == "via agent : up")
+    word, more = order.split()
+    assert main([word, "pool/p1", more, "--socket", lb.socket]) == 0
+    assert lb.row("pool", "p1").last_agent == ""
+    if word == "weight":
+        assert lb.row("pool", "p1").weight == 30
+    assert main(["ready", "pool/p1", "--socket", lb.socket]) == 0
+    lb.wait_status("pool", "p1", "UP")
+    assert wait_for(lambda: lb.row("pool", "p1").last_agent == "via agent : up")
+    assert wait_for(lambda: lb.row("pool", "p1").weight == 100)
