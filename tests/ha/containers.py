@@ -10,6 +10,7 @@ tests start and stop programs in it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import hashlib
 import os
@@ -79,10 +80,11 @@ def engine() -> Any:
             client.ping()
         except (docker.errors.DockerException, OSError):
             client = None
-            gc.collect()
+        gc.collect()
     return client
 
 
+@functools.cache
 def why_plain() -> str:
     """Why several hosts are plain processes; empty when they are containers."""
     try:

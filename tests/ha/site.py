@@ -52,13 +52,19 @@ LET_GO = "alter role app set idle_in_transaction_session_timeout = '2s'"
 USERLIST = '"app" ""\n"admin" ""\n"postgres" ""\n'
 
 
+FLAVOURS: dict[tuple[str, ...], str] = {}
+
+
 def flavour_of(command: list[str], ground: Ground) -> str:
     """Is the program under test ours? Ours says so in its version."""
-    done = subprocess.run(
-        [*command, "--version"], capture_output=True, text=True, cwd=ground.root,
-        stdin=subprocess.DEVNULL, **ground.identity.process_options(),
-    )  # fmt: skip
-    return "pybouncer" if "pybouncer:" in done.stdout else "pgbouncer"
+    if tuple(command) not in FLAVOURS:
+        done = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, cwd=ground.root,
+            stdin=subprocess.DEVNULL, **ground.identity.process_options(),
+        )  # fmt: skip
+        ours = "pybouncer:" in done.stdout
+        FLAVOURS[tuple(command)] = "pybouncer" if ours else "pgbouncer"
+    return FLAVOURS[tuple(command)]
 
 
 class Running(Pooler):  # type: ignore[misc]
