@@ -267,16 +267,22 @@ class Program:
     # Called by signals
 
     def watch_signals(self) -> None:
-        """Let the loop call us for the signals that mean something."""
-        for number, function in (
-            (signal.SIGHUP, self.hangup),
-            (signal.SIGTERM, self.terminate),
-            (signal.SIGINT, self.interrupt),
-            (signal.SIGQUIT, self.quit),
-            (signal.SIGUSR1, self.pause),
-            (signal.SIGUSR2, self.go_on),
-        ):
+        """Let the loop call us for the signals that mean something.
+
+        One that comes before the loop runs would be lost: it waits in the kernel.
+        """
+        actions = {
+            signal.SIGHUP: self.hangup,
+            signal.SIGTERM: self.terminate,
+            signal.SIGINT: self.interrupt,
+            signal.SIGQUIT: self.quit,
+            signal.SIGUSR1: self.pause,
+            signal.SIGUSR2: self.go_on,
+        }
+        signal.pthread_sigmask(signal.SIG_BLOCK, actions)
+        for number, function in actions.items():
             self.loop.add_signal_handler(number, function)
+        self.loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, list(actions))
 
     def hangup(self) -> None:
         """SIGHUP: reload. systemd hears of it, also when it failed."""

@@ -21,6 +21,7 @@ from bouncer.wire.messages import startup_message
 from tests.replay.pooler import program_environment, wait_for
 from tests.support.ground import Ground
 from tests.support.pooler import RunningPooler
+from tests.support.systemd import Manager
 
 NO_SERVER = {"nowhere": "host=127.0.0.1 port=1"}
 ALONE: dict[str, Any] = {"server_port": 1, "databases": NO_SERVER}
@@ -345,33 +346,10 @@ def test_next_start_copes_with_what_a_killed_one_left(pooler: Any) -> None:
 # systemd
 
 
-class Manager:
-    """systemd, as far as a service sees it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "notify"
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.sock.bind(str(self.path))
-        self.path.chmod(0o666)
-        self.sock.settimeout(10)
-
-    def next(self, start: str) -> str:
-        """Return the next message that begins with *start*."""
-        while True:
-            message = self.sock.recv(4096).decode()
-            if message.startswith(start):
-                return message
-
-
 @pytest.fixture
-def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    directory = Path(f"/tmp/manager-{os.getpid()}")
-    directory.mkdir(mode=0o755)
-    one = Manager(directory)
-    yield one
-    one.sock.close()
-    one.path.unlink()
-    directory.rmdir()
+def manager() -> Iterator[Manager]:
+    with Manager() as one:
+        yield one
 
 
 def test_notify_protocol(
