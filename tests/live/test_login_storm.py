@@ -136,11 +136,10 @@ def test_storm_of_logins_lets_in_as_many_as_the_limit_says(
 def test_storm_of_a_thousand_logins_stalls_no_query(
     stormed: Callable[..., Any], postgres: Postgres, kind: str, database: str
 ) -> None:
-    """All of them waited in one queue with the queries, which took 60 ms then.
+    """They stood in one line with the queries: 22 ms, and 60 ms in the original.
 
-    So they do in the original. The best of three: other programs of this machine may
-    stall us too, as they do the marker that asks PostgreSQL itself; our own fault
-    shows each time.
+    The best of three: other programs of this machine may stall us too, as they do the
+    marker that asks PostgreSQL itself; our own fault shows each time.
     """
     secret = "scrampass2"
     if kind == "stored":
