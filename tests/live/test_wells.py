@@ -460,6 +460,41 @@ def test_cancel_strikes_between_messages_and_inside(lanes, postgres):
     back_at_full_size(some, postgres)
 
 
+def cancel_is_late(lane: Lane, kind: str) -> None:
+    """The cancel hangs on its way until the next client's query is running."""
+    for _ in range(5):
+        cut = Cut(UP, 1, "hold")
+        lane.proxy.cuts = {len(lane.proxy.passages) + 1: cut}
+        it = lane.conversation(kind, ", pg_sleep(0.2)")
+        client = lane.login()
+        client.send_bytes(it.raw)
+        cancel = ask_cancel(client, lane.one.port)
+        if cut.happened.wait(1):
+            break
+        cancel.close()  # all was over when it came
+        client.close()
+    else:
+        pytest.fail("no cancel was sent")
+    got = client.until_ready(len(it.owed))
+    verified(it.tag, got, it.owed)
+    assert [dict(m["fields"])["C"] for m in got if "fields" in m] == EXPECTED[kind]
+    client.close(terminate=True)
+    assert lane.next is not None
+    lane.next.send_bytes(conversations.f.query("select 'next', pg_sleep(0.2)"))
+    assert lane.next.next(0.1)["type"] == "<timeout>"  # it waits, or it runs
+    cut.release()
+    answer = lane.next.until_ready()
+    assert verified("next", answer, [["next"]]) == (1, False)
+    cancel.close()
+    lane.next_client_is_served((kind, "a late cancel"))
+
+
+def test_cancel_on_its_way_strikes_nobody_else(lanes, postgres):
+    some = lanes("transaction")
+    in_parallel(some, [(kind,) for kind in KINDS], cancel_is_late)
+    back_at_full_size(some, postgres)
+
+
 @pytest.mark.slow
 def test_cancel_strikes_anywhere(lanes, postgres):
     some = lanes("transaction")

@@ -72,6 +72,7 @@ class Passage(threading.Thread):
             pass
         finally:
             self._close(self._command or "close")
+            self.forget()
 
     def _ends(self, way: str) -> tuple[socket.socket, socket.socket]:
         return (self.near, self.far) if way == UP else (self.far, self.near)
