@@ -1,0 +1,37 @@
+"""Who goes first in a round of the poller."""
+
+import time
+
+from tests.relay import frames as f
+
+
+def test_queries_go_before_the_logins_of_a_round_and_logins_get_a_share(relay):
+    """A query stood in line behind all logins that were ready before it."""
+    r = relay()
+    served = r.client()
+    served.send(f.query("a"))
+    [server] = r.servers
+    server.answer("a")
+    server.take()
+    begun = []
+    let_in = r.begin_login
+
+    def costly(client, first_byte):
+        begun.append(client)
+        time.sleep(0.001)  # what a login costs: twice the share of a round
+        let_in(client, first_byte)
+
+    r.begin_login = costly
+    logins = [r.client() for _ in range(20)]
+    for login in logins:
+        login.queue(f.TERMINATE)
+    served.queue(f.query("now"))
+    r.poller.dispatch()
+    server.pull()
+    assert server.got == f.query("now")
+    assert 1 <= len(begun) < 10
+    server.answer("now")
+    assert len(begun) == 20
+    assert all(login.client.closed for login in logins)
+    begun.clear()
+    del r.begin_login
