@@ -371,7 +371,7 @@ def test_haproxy_does_what_the_agent_says(serve, balancer, echo, free_port):
         view.answers["app"] = [PRIMARY]
         lb.wait_status("pool", "p1", "UP")
         view.set("app", waiting=90, waited=1.0)
-        assert wait_for(lambda: lb.row("pool", "p1").weight < 60, 3)
+        assert wait_for(lambda: lb.row("pool", "p1").weight < 80, 3)
         view.set("app", waiting=0, waited=0.0)
         assert wait_for(lambda: lb.row("pool", "p1").weight == 100, 15)
         assert works()
