@@ -82,9 +82,23 @@ def encode(text: str) -> bytes:
         return text.encode("utf-8", "backslashreplace")
 
 
+# What could move the cursor or end a line where somebody reads the log. A newline is
+# followed by a tab.
+CONTROL: Final = {
+    code: f"\\x{code:02x}"
+    for code in (*range(32), *range(127, 160), 0x2028, 0x2029)
+    if chr(code) not in "\n\t"
+}
+
+
 def tidy(text: str) -> str:
-    """Return *text* without blanks at its end, cut, and with later lines indented."""
+    """Return *text* without blanks at its end, cut, and with later lines indented.
+
+    Clients choose names and parameters that stand in it.
+    """
     text = text.rstrip()
+    if not text.isprintable():
+        text = text.translate(CONTROL)
     if len(text) > SURELY_SHORT:
         raw = encode(text)
         if len(raw) > TEXT_LIMIT:

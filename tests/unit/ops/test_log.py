@@ -369,3 +369,14 @@ def test_json_line_carries_the_facts_as_fields(tmp_path: Path) -> None:
 def test_json_fields(tmp_path: Path, text: str, expected: dict[str, object]) -> None:
     record = as_json(tmp_path, text)
     assert {name: record.get(name) for name in expected} == expected
+
+
+def test_control_characters_of_a_client_are_shown_not_written(tmp_path: Path) -> None:
+    """A name could clear the screen of whoever reads the log, or look like a line."""
+    quiet_into(tmp_path / "log")
+    log.error("user=\x1b[2J\r2026 LOG fine\x85\u2028\x7f é\tx\nsecond")
+    text = (tmp_path / "log").read_text()
+    assert text.endswith(
+        "user=\\x1b[2J\\x0d2026 LOG fine\\x85\\x2028\\x7f é\tx\n\tsecond\n"
+    )
+    assert len(text.splitlines()) == 2
