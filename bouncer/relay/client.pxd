@@ -40,7 +40,7 @@ cdef class Client(Stream):
         readonly bint started   # the login talk has begun
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
-        int refused             # a RefusedUnit: what comes of it goes nowhere
+        int refusing            # a RefusedUnit: what comes of it goes nowhere
         public bint notified    # was told that it is queued (query_wait_notify)
         public bint on_console
         uint32_t remain         # bytes of the current message still to come

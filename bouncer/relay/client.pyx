@@ -170,7 +170,7 @@ cdef class Client(Stream):
                         composed = NULL
                     self.end("client close request", False, "08P01")
                     break
-                if self.refused:
+                if self.refusing:
                     self.drop_refused(code)
                     self.dropping = True
                     self.remain = length + 1
@@ -325,8 +325,9 @@ cdef class Client(Stream):
                 or self.replication or buf_size(&self.held) < HEADER:
             return False
         code = <uint8_t>self.held.data[self.held.start]
-        self.refused = (REFUSED_MESSAGE if code == FE_QUERY or code == FE_FUNCTION_CALL
-                        else REFUSED_TO_SYNC)
+        self.refusing = REFUSED_TO_SYNC
+        if code == FE_QUERY or code == FE_FUNCTION_CALL:
+            self.refusing = REFUSED_MESSAGE
         self.query_start = self.transaction_start = 0
         self.pool.leave_queue(self)
         self.write(error_response("canceling statement due to user request", "57014",
@@ -336,8 +337,8 @@ cdef class Client(Stream):
 
     cdef int drop_refused(self, int code) except -1:
         """A message of a unit that has been refused: does the unit end with it?"""
-        if code == FE_SYNC or self.refused == REFUSED_MESSAGE:
-            self.refused = NOTHING_REFUSED
+        if code == FE_SYNC or self.refusing == REFUSED_MESSAGE:
+            self.refusing = NOTHING_REFUSED
             self.write(b"Z\0\0\0\5I")
         return 0
 
@@ -654,7 +655,7 @@ cdef class Client(Stream):
 
     cdef bint busy_with_part(self) noexcept:
         return (self.remain > 0 or self.held.end > self.held.start or self.held_back
-                or self.refused != NOTHING_REFUSED)
+                or self.refusing != NOTHING_REFUSED)
 
     def wake(self):
         if self.state != CL_WAITING and not self.held_back:
