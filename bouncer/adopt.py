@@ -40,7 +40,7 @@ from bouncer.relay.client import Client
 from bouncer.relay.server import Server
 from bouncer.relay.statements import number_from
 from bouncer.relay.stream import count_from
-from bouncer.relay.tracked import from_dict
+from bouncer.relay.tracked import from_dict, unasked_values
 from bouncer.service import passed_fds
 from bouncer.talks.takeover import OldProcess, Row
 
@@ -208,6 +208,7 @@ class Adoption:
         server.backend_pid = row.cancel >> 32
         if row.state:
             server.tracked = from_dict(row.state["tracked"])
+            server.unasked = unasked_values(row.state.get("unasked", {}).items())
             restore_pool(pool, row.state["pool"])
         else:
             unknown = {"application_name": UNKNOWN}

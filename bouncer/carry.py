@@ -5,6 +5,7 @@ it is one of ours: this JSON. A real PgBouncer neither asks for it nor sends it.
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from bouncer.relay.carried import client_state, server_state
@@ -30,6 +31,7 @@ def state_of(stream: Client | Server | None) -> str:
     if isinstance(stream, Server):
         state = server_state(stream)
         state["tracked"] = tracked_state(stream)
+        state["unasked"] = as_text((stream.unasked or {}).items())
         state["id"] = stream.id
         state["pool"] = pool_state(stream.pool)
         return json.dumps(state)
@@ -38,7 +40,11 @@ def state_of(stream: Client | Server | None) -> str:
 
 def tracked_state(stream: Client | Server) -> dict[str, str]:
     """Return the tracked values, whatever bytes they are (see from_dict)."""
-    pairs = named_values(stream.tracked) if stream.tracked else []
+    return as_text(named_values(stream.tracked, True) if stream.tracked else ())
+
+
+def as_text(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return names and values of parameters as JSON can have them."""
     return {
         name.decode(): value.decode("utf-8", "surrogateescape") for name, value in pairs
     }

@@ -15,7 +15,7 @@ from bouncer import log
 from bouncer.errors import Disconnect, LoginFailed
 from bouncer.pool.hosts import Address, HostList, LookupFailed
 from bouncer.pool.keeper import Keeper, connect_nonblocking, known_parameters
-from bouncer.relay.tracked import from_dict, named_values
+from bouncer.relay.tracked import from_dict, named_values, unasked_values
 from bouncer.talks.server_login import server_login
 
 # What connect() fails with when it is we who lack something.
@@ -193,6 +193,7 @@ class Connector:
         server.cancel_key = login.cancel_key
         server.backend_pid = int.from_bytes(login.cancel_key[:4], "big")
         server.tracked = known_parameters(login.parameters)
+        server.unasked = unasked_values(login.parameters)
         if not server.replication or pool.welcome is None:
             pool.take_welcome(login.parameters)
         self.keeper.connected(server)

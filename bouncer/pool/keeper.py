@@ -15,7 +15,7 @@ from bouncer.pool import plan
 from bouncer.pool.pools import ServerPool
 from bouncer.pool.sharing import Sharing, waited
 from bouncer.relay.server import Server
-from bouncer.relay.tracked import from_dict
+from bouncer.relay.tracked import from_dict, index_of
 
 WAIT_QUERY, WAIT_WELCOME, WAIT_AUTH = range(3)  # client.pxd, WaitKind
 CACHED_ERROR = 99  # bytes of a login error that later clients are told
@@ -346,4 +346,4 @@ def connect_nonblocking(
 
 def known_parameters(parameters: list[tuple[str, str]]) -> Any:
     """TrackedParams of a server from what its login told."""
-    return from_dict(dict(parameters))
+    return from_dict({n: v for n, v in parameters if index_of(n) is not None})

@@ -71,6 +71,7 @@ cdef class Server(Stream):
         bint fakes_due          # our own answers wait for the end of this message
         bint skipping           # ... which go nowhere
         public TrackedParams tracked
+        public dict unasked     # name -> value that its login told; see tracked.pyx
         TrackedParams equal_to  # a client's values that need no SET here
         PreparedSet prepared    # None until the first
         uint64_t group          # number of the requests up to the next Sync

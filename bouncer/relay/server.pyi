@@ -13,6 +13,7 @@ class Server(Stream):
     client: Any
     close_needed: bool
     cancels: int
+    unasked: dict[bytes, bytes] | None
     tracked: Any
     cancel_key: Any
     error: bytes | None

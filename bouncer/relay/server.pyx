@@ -18,7 +18,8 @@ from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
 from bouncer.relay.statements cimport Pending, Prepared
 from bouncer.relay.stream cimport Stream, next_id
-from bouncer.relay.tracked cimport changed, merged, tracked_index
+from bouncer.relay.tracked cimport (
+    applied, changed, is_followed, is_unasked, merged, tracked_index)
 from bouncer.wire.codes cimport (
     BE_BIND_COMPLETE, BE_CLOSE_COMPLETE,
     BE_COMMAND_COMPLETE, BE_COPY_BOTH, BE_COPY_DATA, BE_COPY_DONE, BE_COPY_IN,
@@ -636,14 +637,16 @@ cdef class Server(Stream):
             self.ready = True
             self.error = None
             if client is not None:
+                self.tracked = applied(self.tracked, client.tracked)
                 client.tracked = merged(self.tracked, client.tracked)
                 self.equal_to = client.tracked
                 client.go_on()
             return 0
-        self.error = None
-        if self.status != STATUS_IDLE:
+        if self.status != STATUS_IDLE or (phase == PH_RESET and self.error is not None):
+            # What the last client has set is still there.
             return self.end("reset query failed" if phase == PH_RESET
                             else "test query failed", True, False, "08P01")
+        self.error = None
         self.ready = True
         # After a reset the place is looked for again, the reset left out.
         if self.behind:
@@ -662,10 +665,15 @@ cdef class Server(Stream):
         if index is None or self.tracked is None:
             return 0
         before = self.tracked.scope
-        self.tracked = changed(self.tracked, index, parts[1])
+        value = parts[1]
+        if (is_unasked(index) and self.unasked is not None
+                and self.unasked.get(parts[0]) == value):
+            value = None
+        self.tracked = changed(self.tracked, index, value)
         self.equal_to = None
-        if client is not None and client.tracked is not None and self.phase == PH_RELAY:
-            client.tracked = changed(client.tracked, index, parts[1])
+        if (client is not None and client.tracked is not None
+                and self.phase == PH_RELAY and is_followed(index)):
+            client.tracked = changed(client.tracked, index, value)
             self.equal_to = client.tracked
         if self.prepared is not None and self.tracked.scope != before:
             self.note_scope()

@@ -10,16 +10,21 @@ import weakref
 BUILT_IN = (b"DateStyle", b"client_encoding", b"TimeZone",
             b"standard_conforming_strings", b"application_name")
 cdef int APPLICATION_NAME = 4
+# No client gives these at its login, but a server tells when one has set them
+# (PostgreSQL 14 and 18): the next client must not have them.
+UNASKED = (b"default_transaction_read_only", b"search_path")
+FOLLOWED = b"search_path"       # goes with the client that has set it
 MAX_LITERAL = 127               # bytes of a quoted value; longer is left out
 
 cdef tuple names = BUILT_IN + (b"IntervalStyle",)
+cdef Py_ssize_t asked = 6       # how many names clients may give
 cdef dict places = {}           # lower-case name -> index
 cdef object interned = weakref.WeakValueDictionary()
 
 
 def configure(extra):
     """Set the tracked names: the built-in ones, then *extra* (str, in order)."""
-    global names
+    global names, asked
     cdef list found = list(BUILT_IN)
     seen = {name.lower() for name in found}
     for name in extra:
@@ -27,7 +32,8 @@ def configure(extra):
         if raw and raw.lower() not in seen:
             seen.add(raw.lower())
             found.append(raw)
-    names = tuple(found)
+    asked = len(found)
+    names = tuple(found + [name for name in UNASKED if name not in seen])
     places.clear()
     for index, name in enumerate(names):
         places[name.lower()] = index
@@ -38,7 +44,7 @@ configure(["IntervalStyle"])
 
 def tracked_names():
     """Canonical names in their fixed order, as str."""
-    return [name.decode() for name in names]
+    return [name.decode() for name in names[:asked]]
 
 
 cdef object tracked_index(bytes name):
@@ -47,7 +53,27 @@ cdef object tracked_index(bytes name):
 
 
 def index_of(str name):
-    return places.get(name.lower().encode())
+    """Index of a parameter that clients may give, or None."""
+    index = places.get(name.lower().encode())
+    return index if index is not None and index < asked else None
+
+
+cdef bint is_unasked(Py_ssize_t index):
+    return index >= asked
+
+
+cdef bint is_followed(Py_ssize_t index):
+    return index < asked or names[index] == FOLLOWED
+
+
+def unasked_values(parameters):
+    """What a login told of parameters that no client gives, as bytes."""
+    cdef dict found = {}
+    for name, value in parameters:
+        index = places.get(name.lower().encode())
+        if index is not None and index >= asked:
+            found[name.encode()] = value.encode("utf-8", "surrogateescape")
+    return found
 
 
 cdef class TrackedParams:
@@ -98,6 +124,11 @@ cdef TrackedParams changed(TrackedParams params, Py_ssize_t index, bytes value):
     return intern_values(tuple(values))
 
 
+cdef TrackedParams applied(TrackedParams server, TrackedParams client):
+    """The server's values after a SET batch: nobody else's are left."""
+    return intern_values(server.values[:asked] + client.values[asked:])
+
+
 cdef TrackedParams merged(TrackedParams server, TrackedParams client):
     """The server's canonical values, where it has one; else the client's."""
     cdef list values = list(server.values)
@@ -116,9 +147,13 @@ def filled(TrackedParams client, TrackedParams defaults):
     return intern_values(tuple(values))
 
 
-def named_values(TrackedParams params):
-    """(canonical name, value) of each known parameter, as bytes, in order."""
-    return [(name, value) for name, value in zip(names, params.values)
+def named_values(TrackedParams params, bint unasked=False):
+    """(canonical name, value) of each known parameter, as bytes, in order.
+
+    Of those that clients may give, or of all.
+    """
+    cdef Py_ssize_t count = len(names) if unasked else asked
+    return [(name, value) for name, value in zip(names[:count], params.values)
             if value is not None]
 
 
@@ -145,6 +180,12 @@ cdef bytes set_batch(TrackedParams wanted, TrackedParams present):
     for index, name in enumerate(names):
         want = wanted.values[index]
         have = present.values[index]
+        if index >= asked and want != have:
+            # None is what the server has by itself.
+            part = b"RESET " + name + b";" if want is None else quoted(name, want)
+            if part is not None:
+                parts.append(part)
+            continue
         if want is None or have is None or want == have:
             continue
         if want.lower() == have.lower():

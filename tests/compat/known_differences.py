@@ -77,6 +77,9 @@ KNOWN |= {
 }
 
 KNOWN |= {
+    "wire more_reset_error": Difference(
+        "what was not reset is not handed on", "that ends in an error"
+    ),
     "wire cancel_waiting_client": Difference(
         "the wait ends with an error", "for a client that waits for a server"
     ),

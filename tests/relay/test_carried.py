@@ -196,7 +196,7 @@ NOT_CARRIED = {
              "listener", "counted_database", "counted_user", "cancel_key", "tracked"),
             PLACE),
         **dict.fromkeys(
-            ("held_back", "dropping", "remain", "wait_kind", "wait_start",
+            ("held_back", "dropping", "refusing", "remain", "wait_kind", "wait_start",
              "wait_note", "notified", "ends_with"), STILL),
         **dict.fromkeys(
             ("first_byte_is_tls", "started", "application_name_override",
@@ -206,7 +206,7 @@ NOT_CARRIED = {
     "Server": {
         **dict.fromkeys(
             ("state", "pool", "client", "app", "login", "address", "host", "phase",
-             "address_text", "cancel_key", "backend_pid", "tracked"), PLACE),
+             "address_text", "cancel_key", "backend_pid", "tracked", "unasked"), PLACE),
         **dict.fromkeys(
             ("cancels", "release_due", "place_due", "crowded", "remain", "fakes_due",
              "skipping", "error", "peer", "cancel_for"), STILL),

@@ -1,5 +1,6 @@
 """Tracked parameters: set before the client's query, and never left to others."""
 
+from bouncer.relay.tracked import unasked_values
 from tests.relay import frames as f
 from tests.relay.harness import SESSION
 
@@ -117,3 +118,65 @@ def test_more_messages_of_a_held_client_wait(relay):
     server.answer("a")
     server.answer("b")
     assert f.rows(client.take()) == [b"a", b"b"]
+
+
+# What no client gives at its login
+
+
+def reports(server, name, value):
+    """A SET of the client that has the server."""
+    server.send(f.complete("SET"), f.parameter_status(name, value), f.ready())
+
+
+def test_search_path_follows_who_set_it_and_nobody_else(relay):
+    r = relay()
+    r.on_open = lambda end: learn(end)
+    first, second = r.client(), r.client()
+    first.send(f.query("set search_path to mine"))
+    server = r.servers[0]
+    reports(server, "search_path", "mine")
+    server.take()
+    second.send(f.query("b"))
+    assert server.take() == f.query("RESET search_path;")
+    reports(server, "search_path", '"$user", public')
+    assert server.take() == f.query("b")
+    server.answer("b")
+    second.send(f.query("c"))
+    assert server.take() == f.query("c")
+    server.answer("c")
+    first.send(f.query("d"))
+    assert server.take() == f.query("SET search_path=mine;")
+    reports(server, "search_path", "mine")
+    assert server.take() == f.query("d")
+    server.answer("d")
+    first.send(f.query("reset search_path"))
+    server.take()
+    reports(server, "search_path", '"$user", public')
+    second.send(f.query("e"))
+    assert server.take() == f.query("e")
+
+
+def test_default_transaction_read_only_is_taken_back_even_from_who_set_it(relay):
+    """A server that is fenced reports it too: nobody must carry it to the next."""
+    r = relay()
+    r.on_open = lambda end: learn(end)
+    first, second = r.client(), r.client()
+    first.send(f.query("a"))
+    server = r.servers[0]
+    reports(server, "default_transaction_read_only", "on")
+    server.take()
+    second.send(f.query("b"))
+    assert server.take() == f.query("RESET default_transaction_read_only;")
+    # It stays: not the client, but the server has been set.
+    server.send(f.complete("RESET"), f.ready())
+    assert server.take() == f.query("b")
+    server.answer("b")
+    first.send(f.query("c"))
+    assert server.take() == f.query("c")
+
+
+def learn(end):
+    """What the login of a server of PostgreSQL 18 has told."""
+    end.server.unasked = unasked_values(
+        [("search_path", '"$user", public'), ("default_transaction_read_only", "off")]
+    )
