@@ -31,6 +31,7 @@ FINISHED: list[str] = [
     "security",
     "hostile bytes",
     "cancel",
+    "session state",
 ]
 
 
