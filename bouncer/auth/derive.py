@@ -52,8 +52,8 @@ class KeyDeriver:
         self._asking: dict[tuple[bytes, bytes, int], list[asyncio.Future[Keys]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(1, "pbkdf2")
-        #: Seconds that the last derivation took; 0 while there was none.
-        self.last_duration = 0.0
+        #: Seconds that it took to derive the last password that was only claimed.
+        self.last_claim = 0.0
 
     def known(self, password: bytes, salt: bytes, iterations: int) -> Keys | None:
         """Give the keys if they were derived before."""
@@ -93,8 +93,9 @@ class KeyDeriver:
                 if not asker.done():
                     asker.set_exception(problem)
             return
-        self.last_duration = monotonic() - began
-        if keep:
+        if not keep:
+            self.last_claim = monotonic() - began
+        else:
             if len(self._known) >= _KEPT:
                 del self._known[next(iter(self._known))]
             self._known[wish] = keys

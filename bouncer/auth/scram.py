@@ -22,8 +22,6 @@ from bouncer.errors import BouncerError
 _NONCE_BYTES = 18
 _KEY_LENGTH = 32
 _WRONG_SIGNATURE = "invalid server signature"
-# Names of users who do not exist; the oldest is forgotten first.
-_REMEMBERED = 1024
 
 _PRINTABLE = bytes(range(0x21, 0x7F))
 _COMMA = 0x2C
@@ -283,7 +281,6 @@ class MockSecrets:
 
     def __init__(self) -> None:
         self._seed = urandom(32)
-        self._seen: dict[str, None] = {}
         self._stored_key = urandom(_KEY_LENGTH)
         self._server_key = urandom(_KEY_LENGTH)
 
@@ -291,15 +288,6 @@ class MockSecrets:
         """Make the secret that *user* would have."""
         salt = sha256(user + self._seed).digest()[:16]
         return ScramSecret(iterations, salt, self._stored_key, self._server_key)
-
-    def is_new(self, user: str) -> bool:
-        """Say whether *user* asks for the first time, as far as we remember."""
-        if user in self._seen:
-            return False
-        if len(self._seen) >= _REMEMBERED:
-            del self._seen[next(iter(self._seen))]
-        self._seen[user] = None
-        return True
 
 
 mock_secrets = MockSecrets()

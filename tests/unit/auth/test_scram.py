@@ -281,16 +281,6 @@ def test_mock_secret_is_the_same_for_a_name_and_no_proof_fits() -> None:
     assert not fits(once, keys)
 
 
-def test_mock_names_are_remembered_up_to_a_limit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(scram, "_REMEMBERED", 2)
-    mock = MockSecrets()
-    assert mock.is_new("a") and not mock.is_new("a")
-    assert mock.is_new("b") and mock.is_new("c")
-    assert mock.is_new("a")
-
-
 @given(st.binary(max_size=80))
 def test_messages_of_any_bytes_are_accepted_or_refused(data: bytes) -> None:
     for step in (
