@@ -32,6 +32,12 @@ FINISHED: list[str] = [
     "hostile bytes",
     "cancel",
     "session state",
+    "accounting",
+    "timeouts",
+    "configuration",
+    "console",
+    "restart",
+    "high availability",
 ]
 
 
