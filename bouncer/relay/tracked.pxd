@@ -17,6 +17,6 @@ cdef TrackedParams changed(TrackedParams params, Py_ssize_t index, bytes value)
 cdef object tracked_index(bytes name)
 cdef bytes set_batch(TrackedParams wanted, TrackedParams present)
 cdef TrackedParams applied(TrackedParams server, TrackedParams client)
-cdef bint is_unasked(Py_ssize_t index)
-cdef bint is_followed(Py_ssize_t index)
+cdef bint is_unasked(Py_ssize_t index) noexcept
+cdef bint is_followed(Py_ssize_t index) except -1
 cdef TrackedParams merged(TrackedParams server, TrackedParams client)

@@ -58,11 +58,11 @@ def index_of(str name):
     return index if index is not None and index < asked else None
 
 
-cdef bint is_unasked(Py_ssize_t index):
+cdef bint is_unasked(Py_ssize_t index) noexcept:
     return index >= asked
 
 
-cdef bint is_followed(Py_ssize_t index):
+cdef bint is_followed(Py_ssize_t index) except -1:
     return index < asked or names[index] == FOLLOWED
 
 
