@@ -3,6 +3,7 @@
 #   PYTHON=...        the interpreter that .venv is made from
 #   VENV=...          where the virtual environment goes
 #   BOUNCER_DEBUG=1   a build that counts objects and checks itself
+#   FUZZ_SECONDS=...  how long each live test of `fuzz` goes on
 #   POOLER=...        the program that `test`, `live`, `compat` drive, instead of ours
 
 VENV ?= .venv
@@ -90,8 +91,13 @@ bench-short: build $(VENV)/testable
 soak: build $(VENV)/testable
 	$(PYTEST) $(POOLER_OPTION) -m slow --timeout=3600
 
+# Properties with many examples, then random bytes against a live pooler for a while.
+FUZZ_SECONDS ?= 600
+
 fuzz: build $(VENV)/testable
-	$(PYTEST) --hypothesis-profile=fuzz -m "not slow" tests/unit tests/relay
+	$(PYTEST) --hypothesis-profile=fuzz -m "not slow" --timeout=3600 \
+		tests/unit tests/relay tests/fuzz/test_relay.py
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTEST) $(POOLER_OPTION) -s tests/fuzz/test_live.py
 
 dist: $(BIN)/python
 	$(BIN)/python -m pip install --quiet build

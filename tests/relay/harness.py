@@ -305,19 +305,23 @@ class Relay:
         self.problems.append(problem)
 
 
-def give_backends(relay: "Relay") -> "Relay":
+def give_backends(relay: "Relay", make: type[Backend] = Backend) -> "Relay":
     """Let a model of PostgreSQL answer at the far end of every server of *relay*."""
 
     def opened(end: ServerEnd) -> None:
-        end.backend = Backend(DEFAULTS)
+        end.backend = make(DEFAULTS)
 
     def answer() -> None:
         for end in relay.servers:
+            if end.sock.fileno() < 0:
+                continue
             end.pull()
             data, end.got = end.got, b""
             end.backend.receive(data)
             out, end.backend.out = end.backend.out, b""
             end.queue(out)
+            if end.backend.ended and not end.unsent:
+                end.sock.close()
 
     relay.on_open, relay.on_turn = opened, answer
     return relay
