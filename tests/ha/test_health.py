@@ -112,6 +112,10 @@ def serve(request) -> Iterator[Callable[..., Served]]:
         one.stop()
 
 
+# The pooler's own loop; HAProxy costs seconds.
+ON_UVLOOP = pytest.mark.parametrize("serve", ["uvloop"], indirect=True)
+
+
 def test_answers_over_http(serve):
     served = serve(Described("app", "other"))
     assert wait_for(lambda: served.get("/ready?db=app")[0] == 200)
@@ -309,6 +313,7 @@ def session(front: int) -> Iterator[Callable[[], bool]]:
         yield works
 
 
+@ON_UVLOOP
 def test_haproxy_keeps_sessions_in_soft_states_and_cuts_them_in_hard_ones(
     serve, balancer, echo, free_port
 ):
@@ -342,6 +347,7 @@ def test_haproxy_keeps_sessions_in_soft_states_and_cuts_them_in_hard_ones(
         assert wait_for(lambda: not works())
 
 
+@ON_UVLOOP
 def test_haproxy_does_what_the_agent_says(serve, balancer, echo, free_port):
     view = Described("app")
     served = serve(view)
@@ -378,6 +384,7 @@ def test_haproxy_does_what_the_agent_says(serve, balancer, echo, free_port):
         assert lb.row("pool", "p1").times_down == 0
 
 
+@ON_UVLOOP
 @pytest.mark.parametrize("order", ["drain --force", "maint --force", "weight 30"])
 def test_agent_is_not_heard_from_an_order_until_ready(
     serve, balancer, echo, free_port, order
