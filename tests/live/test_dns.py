@@ -2,6 +2,7 @@
 
 The servers are fakes that answer each query with the address they listen on, so a
 client sees where it has landed. All listen on one port of different loopback addresses.
+A PgBouncer built with an old c-ares reads no port in resolv.conf and finds nobody here.
 """
 
 import contextlib
