@@ -167,7 +167,7 @@ def test_every_end_of_a_client_or_server_is_counted_once(
     # The limits are whole again: nothing was lost of them.
     server = FakeServer(port)
     try:
-        one.console("RECONNECT")
+        one.reload(query_wait_timeout=10, server_idle_timeout=10)
         with clients(one, 2) as pair, clients(one, 1, "p0", "u_plain") as third:
             for client in (*pair, *third):
                 assert rows(client.ask("a")) == [["a"]]
