@@ -30,6 +30,7 @@ SECTIONS = {
 FINISHED: list[str] = [
     "security",
     "hostile bytes",
+    "wrong rows",
     "cancel",
     "session state",
     "accounting",
