@@ -32,7 +32,6 @@ def compete(one, *who: str, seconds: float = SECONDS) -> list[Worker]:
     workers = []
     for name in who:
         user, _, database = name.partition("@")
-        # Logins ask no server once the welcome is known; see `warm`.
         workers.append(Worker(one, user, database or "p0", until))
     for worker in workers:
         worker.start()
@@ -117,7 +116,8 @@ def test_fair_wait_divides_a_limit_as_the_clients_are(pooler):
 @pytest.mark.parametrize("fair_wait", [0, 0.05])
 def test_shared_limit_is_never_exceeded(pooler, postgres, fair_wait):
     ini = {"pool_mode": "transaction", "max_db_connections": 2}
-    one = pooler(ini, more=f"[pybouncer]\nfair_wait = {fair_wait}")
+    more = f"[pybouncer]\nfair_wait = {fair_wait}" if fair_wait else ""
+    one = pooler(ini, more=more)
     users = ["u_trust", "postgres", "u_plain", "u_scram"]
     most = 0
     stop = threading.Event()
