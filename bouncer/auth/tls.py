@@ -22,6 +22,8 @@ from bouncer.config.settings import Settings
 from bouncer.errors import ConfigError
 
 ALPN = b"postgresql"
+# openssl/x509_vfy.h: X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_WRONG_NAME = (62, 64)
 VERIFYING = ("verify-ca", "verify-full")
 # Values of *_tls_ciphers that leave the library's choice.
 LIBRARY_CIPHERS = ("default", "secure", "normal", "fast")
@@ -184,6 +186,13 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)
+
+
+def failure_of(error: Exception, host: str) -> str:
+    """Say why a handshake with the server at *host* failed, as PgBouncer does."""
+    if getattr(error, "verify_code", 0) in _WRONG_NAME:
+        return f"name `{host}' not present in server certificate"
+    return f"handshake failed: {reason_of(error)}"
 
 
 def _set_protocols(context: ssl.SSLContext, side: str, text: str) -> None:

@@ -194,8 +194,7 @@ def ask_for_tls(server: Any, app: Any) -> Talk:
     try:
         yield StartTls(context, False, tls.server_name(server.host))
     except (ssl.SSLError, OSError, ValueError) as error:
-        reason = tls.reason_of(error)
-        log.warning(f"TLS handshake error: handshake failed: {reason}")
+        log.warning(f"TLS handshake error: {tls.failure_of(error, server.host)}")
         raise Disconnect("server conn crashed?", notify=False) from None
     if settings.log_connections:
         log.info(f"{server.prefix} SSL established: {server.tls_info}")

@@ -463,6 +463,11 @@ def test_modes_towards_servers(
     with pytest.raises(ssl.SSLCertVerificationError) as error:
         shake(server, client, name)
     assert tls.reason_of(error.value).startswith("certificate verification failed: ")
+    told = tls.failure_of(error.value, name)
+    if ca == "ca":
+        assert told == f"name `{name}' not present in server certificate"
+    else:
+        assert told.startswith("handshake failed: certificate verification failed: ")
 
 
 def test_certificate_is_shown_to_servers(settings: Settings, certs: Path) -> None:
