@@ -13,6 +13,10 @@ from bouncer.service import Service, passed_fds
 Receive = Callable[[], str]
 
 
+# Names of tests must not change from run to run.
+PIDS = {"own": str(os.getpid()), "other": str(os.getpid() + 1)}
+
+
 @pytest.fixture(params=["path", "abstract"])
 def manager(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,7 +73,7 @@ def test_manager_that_is_gone_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> N
     ("pid", "limit", "expected"),
     [
         ("", "3000000", 1.5),
-        (str(os.getpid()), "3000000", 1.5),
+        ("own", "3000000", 1.5),
         ("1", "3000000", 0.0),
         ("", "x", 0.0),
         ("", "", 0.0),
@@ -79,7 +83,7 @@ def test_watchdog_is_reset_twice_as_often_as_asked(
     monkeypatch: pytest.MonkeyPatch, pid: str, limit: str, expected: float
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent/notify")
-    monkeypatch.setenv("WATCHDOG_PID", pid)
+    monkeypatch.setenv("WATCHDOG_PID", PIDS.get(pid, pid))
     monkeypatch.setenv("WATCHDOG_USEC", limit)
     assert Service().watchdog == expected
 
@@ -87,16 +91,16 @@ def test_watchdog_is_reset_twice_as_often_as_asked(
 @pytest.mark.parametrize(
     ("pid", "count", "expected"),
     [
-        (str(os.getpid()), "2", [3, 4]),
-        (str(os.getpid() + 1), "2", []),
+        ("own", "2", [3, 4]),
+        ("other", "2", []),
         ("", "2", []),
-        (str(os.getpid()), "x", []),
-        (str(os.getpid()), "-1", []),
+        ("own", "x", []),
+        ("own", "-1", []),
     ],
 )
 def test_listen_fds_are_for_the_process_of_listen_pid(
     monkeypatch: pytest.MonkeyPatch, pid: str, count: str, expected: list[int]
 ) -> None:
-    monkeypatch.setenv("LISTEN_PID", pid)
+    monkeypatch.setenv("LISTEN_PID", PIDS.get(pid, pid))
     monkeypatch.setenv("LISTEN_FDS", count)
     assert passed_fds() == expected
