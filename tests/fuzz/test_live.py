@@ -96,7 +96,7 @@ def test_pooler_bears_any_bytes(pooler, lab, play):
     one = pooler({**INI, "auth_type": "hba", "auth_hba_file": "{dir}/hba"}, run=False)
     (one.directory / "hba").write_text(HBA)
     one.identity.own(one.directory)
-    one.run()
+    one.run("-q")
     print(f"FUZZ_SEED={SEED}")
     mutator = Mutator(random.Random(SEED))
     corpus = startups() if play is before_login else spoken()
