@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import re
 import time
 import warnings
@@ -396,7 +397,18 @@ class HAProxy:
         """Process ids of all workers; needs the master socket."""
         if self.master is None:
             return []
-        return parse_processes(self.read(self.master, "show proc"), self.master.text)
+        ends = time.monotonic() + self.deadline
+        while True:
+            try:
+                text = self.read(self.master, "show proc")
+            except HAProxyError:
+                # During a reload the master becomes another program, which does not
+                # listen yet.
+                if time.monotonic() >= ends or not os.path.exists(self.master.path):
+                    raise
+                time.sleep(BUSY_PAUSE)
+            else:
+                return parse_processes(text, self.master.text)
 
     def sessions_on(self, backend: str, server: str) -> int:
         """Sessions of one server, summed over all workers when there is a master."""
