@@ -17,7 +17,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from bouncer.wire.messages import startup_message
 from tests.replay.pooler import program_environment, wait_for
 from tests.support.ground import Ground
 from tests.support.pooler import RunningPooler
@@ -437,50 +436,3 @@ def pythonpath() -> dict[str, str]:
     """Return what `python -m bouncer` needs to find the sources."""
     path = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": path} if path else {}
-
-
-# Nothing is left behind
-
-
-def cycle(one: RunningPooler, count: int) -> None:
-    """Connect to the console and leave, *count* times."""
-    hello = startup_message([("user", "admin"), ("database", "pgbouncer")])
-    ready = b"Z\0\0\0\5I"
-    for _ in range(count):
-        with socket.create_connection(("127.0.0.1", one.port), timeout=10) as sock:
-            sock.sendall(hello)
-            answer = sock.recv(4096)
-            while not answer.endswith(ready):
-                answer += sock.recv(4096)
-            sock.sendall(b"X\0\0\0\4")
-
-
-def test_connects_and_reloads_leave_no_descriptor_and_no_memory(pooler: Any) -> None:
-    one = pooler({"log_connections": 0, "log_disconnections": 0}, **ALONE)
-    cycle(one, 300)
-    reload_often(one, 20)
-    descriptors, memory = one.descriptors(), one.memory()
-    cycle(one, 1500)
-    reload_often(one, 100)
-    assert wait_for(lambda: one.descriptors() <= descriptors, 10)
-    assert one.memory() - memory < 2 << 20
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_connects_and_a_thousand_reloads(pooler: Any) -> None:
-    one = pooler({"log_connections": 0, "log_disconnections": 0}, **ALONE)
-    cycle(one, 5000)
-    reload_often(one, 100)
-    descriptors, memory = one.descriptors(), one.memory()
-    cycle(one, 100_000)
-    reload_often(one, 1000)
-    assert wait_for(lambda: one.descriptors() <= descriptors, 10)
-    assert one.memory() - memory < 2 << 20
-
-
-def reload_often(one: RunningPooler, count: int) -> None:
-    """RELOAD *count* times over one connection."""
-    with one.connect("pgbouncer", "admin") as client:
-        client.prepare_threshold = None
-        for _ in range(count):
-            client.execute(b"RELOAD")
