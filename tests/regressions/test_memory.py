@@ -27,7 +27,7 @@ def test_pools_that_nobody_uses_are_dropped_and_cost_nothing(
     """1.25.2 keeps them for ever, and walks over all of them three times a second."""
     port = free_port()
     server = FakeServer(port)
-    names = [f"passing{number}" for number in range(800)]
+    names = [f"passing{number}" for number in range(240)]
     one = pooler(
         {
             **TRANSACTION,
@@ -43,7 +43,7 @@ def test_pools_that_nobody_uses_are_dropped_and_cost_nothing(
     try:
         with clients(one, 1):
             memory, before = 0, 0
-            for half in (names[:400], names[400:]):
+            for half in (names[:120], names[120:]):
                 for name in half:
                     with socket.create_connection(("127.0.0.1", one.port)) as sock:
                         sock.sendall(startup_packet("p0", name))
@@ -170,13 +170,13 @@ def test_statements_are_shared_and_bounded_and_the_oldest_works(
     with clients(one, 1) as (first,):
         prepare(first, range(1000))
         alone = one.memory()
-        with clients(one, 20) as many:
+        with clients(one, 10) as many:
             for client in many:
                 prepare(client, range(1000))
                 assert used(client, 0) == [["0"]]
                 assert used(client, 999) == [["999"]]
-            # Twenty more who know the same texts: names cost, texts do not.
-            assert one.memory() - alone < 20 * 1000 * 300
+            # Ten more who know the same texts: names cost, texts do not.
+            assert one.memory() - alone < 10 * 1000 * 300
             assert int(rows(many[0].ask(held))[0][0]) <= 20
             assert used(first, 0) == [["0"]]
     assert show(one, "MEM", name="server_prepared_statement_cache")["used"] <= 20
