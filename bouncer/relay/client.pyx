@@ -616,8 +616,12 @@ cdef class Client(Stream):
         cdef Statement statement = None
         cdef Server server = self.server
         cdef Pending pending
+        cdef bint exists
         if self.names is not None:
+            exists = self.names.is_taken(name, size)
             statement = self.names.take_out(name, size)
+            if not exists:
+                statement = None        # its Parse was refused: nothing to bring back
         self.pool.client_bytes += total
         if server is None or server.can_answer_now():
             self.write(b"3\0\0\0\4")

@@ -441,3 +441,11 @@ def test_server_is_used_again_after_an_ordinary_error(relay):
     client.send(f.query("b"))
     assert r.reasons == []
     assert len(r.servers) == 1
+
+
+def test_skipped_close_of_a_refused_name_does_not_take_the_name(backed):
+    """The Close behind an error was undone, with the statement that never was."""
+    one = Pair(backed(size=1))
+    one.say(f.parse("s", "syntax error"), f.SYNC)
+    one.say(f.execute(), f.close("s"), f.SYNC)
+    one.say(f.parse("s", "select a"), f.bind("s"), f.execute(), f.SYNC)
