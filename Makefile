@@ -4,9 +4,11 @@
 #   VENV=...          where the virtual environment goes
 #   BOUNCER_DEBUG=1   a build that counts objects and checks itself
 #   FUZZ_SECONDS=...  how long each live test of `fuzz` goes on
+#   JOBS=2            how many processes share the files of `test`
 #   POOLER=...        the program that `test`, `live`, `compat` drive, instead of ours
 
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 POOLER_OPTION := $(if $(POOLER),--pooler="$(POOLER)")
@@ -64,7 +66,7 @@ demo: build
 
 # All that decides whether a change may go in.
 test: build $(VENV)/testable
-	$(PYTEST) $(POOLER_OPTION) -m "not slow"
+	$(PYTEST) $(POOLER_OPTION) -m "not slow" -n $(JOBS) --dist loadfile
 
 lint: build $(VENV)/testable
 	$(PYTEST) tests/test_source.py tests/test_floors.py
