@@ -133,7 +133,7 @@ class Cancels:
             server.write(cancel_request(key))
             return True
         if pool.peer is not None:
-            server.disconnect(NOT_NEEDED, False, False)
+            self.keeper.not_needed(server, NOT_NEEDED)
             return True
         return False
 

@@ -130,7 +130,7 @@ class Connector:
         if self.app.cancels.use_connection(server):
             return
         if self.keeper.is_surplus(server):
-            server.disconnect("cancel connection was not needed", False, False)
+            self.keeper.not_needed(server, "cancel connection was not needed")
             return
         if self.app.settings.proxy_protocol_send and self.app.proxy is not None:
             self.announce(server)

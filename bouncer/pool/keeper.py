@@ -308,6 +308,11 @@ class Keeper:
         pool.failed = True
         pool.last_error = cut(reason, CACHED_ERROR)
 
+    def not_needed(self, server: Any, reason: str) -> None:
+        """Close a new connection that nobody wants any more: no failure of the host."""
+        self.spared.add(server)
+        server.disconnect(reason, False, False)
+
     def out_of_means(self, server: Any) -> None:
         """No descriptor or port of ours was left: that is no fault of the host."""
         self.spared.add(server)
