@@ -90,7 +90,7 @@ class Worker(threading.Thread):
         count, is_cut = verified(self.name, got, owed)
         self.answered += count
         if is_cut:
-            raise ConnectionError("cut off")
+            raise ConnectionError(f"cut off: {errors_in(got)}")
 
     # What a worker may ask
 
@@ -146,7 +146,7 @@ class Worker(threading.Thread):
             self.verify(got, [])
             raise WrongRow(f"{self.name} is owed an error, got {got}")
         if got[-1]["type"] in CUT_OFF:
-            raise ConnectionError("cut off")
+            raise ConnectionError(f"cut off: {errors_in(got)}")
         texts = [dict(m["fields"])["M"] for m in got if m["type"] == "ErrorResponse"]
         if texts != ["division by zero"]:
             raise ConnectionError(f"cut off: {texts}")
@@ -177,6 +177,11 @@ def verified(
     if all_asked and not is_cut and len(answers) != len(owed):
         raise WrongRow(f"{name} is owed {owed}, got {answers}")
     return count, is_cut
+
+
+def errors_in(got: list[Message]) -> list[str]:
+    """The texts of the errors, for whoever reads a failure."""
+    return [dict(m["fields"])["M"] for m in got if m["type"] == "ErrorResponse"]
 
 
 def tags(answer: list[Message]) -> list[str]:
