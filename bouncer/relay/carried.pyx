@@ -83,6 +83,7 @@ def server_state(Server server not None):
         "copy": server.copy,
         "group": server.group,
         "evicting": server.evicting,
+        "late_closes": server.late_closes,
         "fatal": bool(server.fatal),
         "doubting": bool(server.doubting),
         "own_unnamed": bool(server.own_unnamed),
@@ -157,6 +158,7 @@ def restore_server(Server server not None, dict state not None):
     server.copy = state["copy"]
     server.group = state["group"]
     server.evicting = state["evicting"]
+    server.late_closes = state.get("late_closes", 0)
     server.fatal = state.get("fatal", False)
     # An older process of ours does not tell these two: take the careful side.
     server.doubting = state.get("doubting", True)

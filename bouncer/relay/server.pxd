@@ -79,6 +79,7 @@ cdef class Server(Stream):
         bint doubting           # it has contradicted what we know of *prepared*
         bint own_unnamed        # the linked client has parsed the unnamed statement
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
+        uint32_t late_closes    # Closes of ours that a ReadyForQuery has overtaken
         public bytes cancel_key
         public bytes error      # first ErrorResponse while we were asking
         # Told by the policy

@@ -255,6 +255,13 @@ cdef class Server(Stream):
                 log.error(f"{self.prefix} unknown pkt: '{shown_code(code)}'")
                 self.end("unknown pkt", True, True, "08P01")
                 return count
+            if code == BE_CLOSE_COMPLETE and self.late_closes and not (
+                    self.owed.count and owed_at(&self.owed, 0).kind == FE_CLOSE):
+                self.late_closes -= 1
+                self.pass_on(client, p + start, pos - start)
+                start = pos
+                self.skipping = True
+                continue
             if self.owed.count and self.answers(code):
                 if owed_at(&self.owed, 0).action == SWALLOW:
                     self.pass_on(client, p + start, pos - start)
@@ -443,10 +450,13 @@ cdef class Server(Stream):
     cdef int settle_ready(self) except -1:
         """ReadyForQuery: settle up to the request that it answers.
 
-        After an error PostgreSQL skips everything up to the next Sync.
+        After an error PostgreSQL skips everything up to the next Sync. Without one
+        it answers everything; PgBouncer does so, too, but may tell of a Close only
+        behind its ReadyForQuery.
         """
         cdef int kind
         cdef uint32_t i, count = 0
+        cdef bint failed = self.in_error
         self.in_error = self.spoke = False
         self.copy = COPY_NONE
         while count < self.owed.count:
@@ -456,7 +466,11 @@ cdef class Server(Stream):
                 break
         # Undone from the last to the first: each was done on top of those before.
         for i in range(count, 0, -1):
-            self.skipped(i - 1)
+            if not failed and owed_at(&self.owed, i - 1).kind == FE_CLOSE \
+                    and owed_at(&self.owed, i - 1).action == SWALLOW:
+                self.late_closes += 1
+            else:
+                self.skipped(i - 1)
         while count:
             owed_pop(&self.owed)
             count -= 1
@@ -556,6 +570,10 @@ cdef class Server(Stream):
                 return count
             if count - pos < <Py_ssize_t>length + 1:
                 break
+            if code == BE_CLOSE_COMPLETE and self.late_closes:
+                self.late_closes -= 1
+                pos += <Py_ssize_t>length + 1
+                continue
             if not self.dirty:
                 log.warning(f"{self.prefix} got packet '{shown_code(code)}' "
                             "from server when not linked")
@@ -620,6 +638,8 @@ cdef class Server(Stream):
                     self.behind = count - pos
                     self.finish_asking()
                     return pos
+            elif code == BE_CLOSE_COMPLETE and self.late_closes:
+                self.late_closes -= 1
             self.pool.server_bytes += total
             self.remain = <uint32_t>total
         return pos

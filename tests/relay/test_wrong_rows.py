@@ -449,3 +449,29 @@ def test_skipped_close_of_a_refused_name_does_not_take_the_name(backed):
     one.say(f.parse("s", "syntax error"), f.SYNC)
     one.say(f.execute(), f.close("s"), f.SYNC)
     one.say(f.parse("s", "select a"), f.bind("s"), f.execute(), f.SYNC)
+
+
+def test_close_that_is_answered_behind_ready_reaches_nobody(relay):
+    """PgBouncer as our server: its CloseComplete may come after ReadyForQuery."""
+    r = relay(prepared=1)
+    one, two = r.client(), r.client()
+    one.send(f.parse("a", "select a"), f.SYNC)
+    server = r.servers[0]
+    server.take()
+    server.send(f.PARSE_COMPLETE, f.ready())
+    one.send(f.parse("b", "select b"), f.SYNC)
+    assert f.codes(server.take()) == "PCS"
+    server.send(f.PARSE_COMPLETE, f.ready())
+    assert one.codes() == "1Z1Z"
+    two.send(f.query("select 2"))
+    server.send(f.CLOSE_COMPLETE, f.complete("SELECT 0"), f.ready())
+    assert two.codes() == "CZ"
+    # It is gone, and prepared again.
+    server.take()
+    one.send(f.bind("a"), f.execute(), f.SYNC)
+    assert f.codes(server.take()) == "PCBES"
+    server.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.complete("SELECT 0"), f.ready())
+    server.send(f.CLOSE_COMPLETE)       # while it is idle
+    assert one.codes() == "2CZ"
+    two.send(f.query("select 3"))
+    assert f.codes(server.take()) == "Q"
