@@ -139,14 +139,20 @@ KNOWN |= {
         "a RELOAD that fails keeps the peers", "a RELOAD that fails"
     ),
 }
+_WAIT = Difference("who logs in waits, too", "counts from the moment it is queued")
+_SHOWN = Difference("the log shows what was sent", "control characters")
+KNOWN |= {f"console grammar.{name}": _SHOWN for name in ("formfeed", "vtab")}
 _SIZES = Difference("missing sizes are empty", "repeats what the row above shows")
 KNOWN |= {
     "ini 100-users-zoo": _SIZES,
     "console show.users.admin": _SIZES,
     "console show.users.stats": _SIZES,
-    "console show.states.login": Difference(
-        "who logs in waits, too", "counts from the moment it is queued"
-    ),
+    "console show.forced_user": _SIZES,
+    "console login.authquery.ok": _SIZES,
+    "console login.max_user_client_connections": _SIZES,
+    "ini 149-auth-trust": _SIZES,
+    "console show.states.login": _WAIT,
+    "console scenario.reconnect_login": _WAIT,
     "wire repl_evicts_idle": Difference(
         "one server is evicted, not all", "a replication client at a full pool"
     ),

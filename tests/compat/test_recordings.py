@@ -1,6 +1,6 @@
 """Every recording of PgBouncer 1.25.2, played against the pooler under test.
 
-The cases are dealt out to two processes by the replayer before the first test of
+The cases are dealt out to a few processes by the replayer before the first test of
 this file; each test then reads what came of its own case. Without
 ``--all-recordings`` (and outside of CI) the cases that take long are left out.
 """
@@ -23,7 +23,8 @@ from tests.replay.recordings import CORPUS, NEWER
 
 HERE = Path(__file__).parent
 LONG = set((HERE / "long.txt").read_text().splitlines())
-PROCESSES = "2"
+# They wait more than they work.
+PROCESSES = "4"
 
 
 def key_of(case: Case) -> str:
