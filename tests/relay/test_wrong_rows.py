@@ -471,7 +471,7 @@ def test_close_that_is_answered_behind_ready_reaches_nobody(relay):
     one.send(f.bind("a"), f.execute(), f.SYNC)
     assert f.codes(server.take()) == "PCBES"
     server.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.complete("SELECT 0"), f.ready())
-    server.send(f.CLOSE_COMPLETE)       # while it is idle
+    server.send(f.CLOSE_COMPLETE)  # while it is idle
     assert one.codes() == "2CZ"
     two.send(f.query("select 3"))
     assert f.codes(server.take()) == "Q"
