@@ -4,11 +4,11 @@
 #   VENV=...          where the virtual environment goes
 #   BOUNCER_DEBUG=1   a build that counts objects and checks itself
 #   FUZZ_SECONDS=...  how long each live test of `fuzz` goes on
-#   JOBS=2            how many processes share the files of `test`
+#   JOBS=3            how many processes share the files of `test`
 #   POOLER=...        the program that `test`, `live`, `compat` drive, instead of ours
 
 VENV ?= .venv
-JOBS ?= 2
+JOBS ?= 3
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 POOLER_OPTION := $(if $(POOLER),--pooler="$(POOLER)")
