@@ -26,12 +26,13 @@ NOT_NEEDED = (
 
 def new_key(random: bytes, peer_id: int) -> bytes:
     """A client's cancel key (client sheet 6.4) from 8 random bytes."""
+    if peer_id <= 0:
+        return bytes((random[0] & 0x7F,)) + random[1:]
     key = bytearray(random)
     key[0] &= 0x7F
-    if peer_id > 0:
-        key[1] = peer_id & 0xFF
-        key[2] = (peer_id >> 8) & 0xFF
-        key[7] |= TTL_BITS
+    key[1] = peer_id & 0xFF
+    key[2] = (peer_id >> 8) & 0xFF
+    key[7] |= TTL_BITS
     return bytes(key)
 
 

@@ -83,13 +83,15 @@ class Limits:
         own = database.config.max_db_client_connections
         if own and own > 0:
             return own
-        return max(self.settings.max_db_client_connections, 0)
+        limit: int = self.app.settings.max_db_client_connections
+        return limit if limit > 0 else 0
 
     def max_user_clients(self, user: UserState) -> int:
         own = user.options.max_user_client_connections if user.options else None
         if own and own > 0:
             return own
-        return self.settings.max_user_client_connections
+        limit: int = self.app.settings.max_user_client_connections
+        return limit
 
     def pool_mode(self, pool: Any) -> str:
         """The effective pool_mode: user, else database, else global."""
@@ -179,9 +181,10 @@ class Limits:
     def forget_client(self, client: Any) -> None:
         """A client socket is closed."""
         self.socket_count -= 1
-        if client.counted_database is not None:
-            client.counted_database.client_count -= 1
+        database, user = client.counted_database, client.counted_user
+        if database is not None:
+            database.client_count -= 1
             client.counted_database = None
-        if client.counted_user is not None:
-            client.counted_user.client_count -= 1
+        if user is not None:
+            user.client_count -= 1
             client.counted_user = None

@@ -38,6 +38,7 @@ cdef class Client(Stream):
         readonly Server server  # linked, else None
         public bint first_byte_is_tls   # TLS is configured and begins at once
         readonly bint started   # the login talk has begun
+        bint refused_tls        # asked for TLS before that, and was told no
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
         int refusing            # a RefusedUnit: what comes of it goes nowhere

@@ -25,6 +25,9 @@ from bouncer.wire.framer cimport (
     HEADER, Buf, be32, buf_append, buf_free, buf_room, buf_size, put32)
 from bouncer.wire.messages import error_response
 
+cdef enum:
+    SSL_REQUEST = 80877103      # PostgreSQL protocol, SSLRequest
+
 cdef enum Kind:                 # of a message type, see KINDS
     UNKNOWN = 0
     REQUEST = 1                 # needs a server; something may be owed for it
@@ -93,7 +96,8 @@ cdef class Client(Stream):
     cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1:
         cdef Py_ssize_t used = 0
         if not self.started:
-            if p[0] == 0x50 or p[0] == 0x0D:    # 'P' or CR: a PROXY header?
+            # 'P' or CR may begin a PROXY header, which comes before all else.
+            if (p[0] == 0x50 or p[0] == 0x0D) and not self.refused_tls:
                 used = self.app.proxy_header(self, p[:count])
                 if used == 0 or self.closed:
                     return 0
@@ -101,6 +105,13 @@ cdef class Client(Stream):
                     used = 0
                 if used == count:
                     return used
+            if (count - used == 8 and be32(p + used) == 8
+                    and be32(p + used + 4) == SSL_REQUEST
+                    and (self.is_unix or self.app.client_tls is None)):
+                # Most drivers ask first. The answer needs no conversation.
+                self.refused_tls = True
+                self.push(b"N", 1)
+                return used + 8
             self.started = True
             self.app.begin_login(self, <uint8_t>p[used])
             if self.closed or self.tls_handshaking:

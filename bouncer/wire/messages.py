@@ -95,6 +95,7 @@ AUTHENTICATION_OK = _authentication(AUTH_OK)
 AUTHENTICATION_CLEARTEXT = _authentication(AUTH_CLEARTEXT)
 AUTHENTICATION_SASL = _authentication(AUTH_SASL, SCRAM_SHA_256 + b"\0\0")
 READY_IDLE = _packet(BE_READY, b"I")
+_KEY_DATA = _HEADER.pack(BE_BACKEND_KEY_DATA, 12)  # of a key of eight bytes
 
 
 def authentication_md5(salt: bytes) -> bytes:
@@ -119,7 +120,7 @@ def ready_for_query(status: bytes = b"I") -> bytes:
 
 def backend_key_data(key: bytes) -> bytes:
     """Tell a client the key that cancels its queries."""
-    return _packet(BE_BACKEND_KEY_DATA, key)
+    return _KEY_DATA + key if len(key) == 8 else _packet(BE_BACKEND_KEY_DATA, key)
 
 
 def parameter_status(name: str, value: str) -> bytes:

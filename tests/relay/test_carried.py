@@ -199,7 +199,7 @@ NOT_CARRIED = {
             ("held_back", "dropping", "refusing", "remain", "wait_kind", "wait_start",
              "wait_note", "notified", "ends_with"), STILL),
         **dict.fromkeys(
-            ("first_byte_is_tls", "started", "application_name_override",
+            ("first_byte_is_tls", "started", "refused_tls", "application_name_override",
              "startup_options", "startup_params"), LOGIN),
         "on_console": "the console is not handed over",
     },

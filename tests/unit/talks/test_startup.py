@@ -275,3 +275,35 @@ def test_application_name_add_host_adds_where_the_client_is(
     monkeypatch.setattr("socket.gethostname", lambda: "here")
     read(client, {}, **settings, listen_port=6432)
     assert client.startup_params["application_name"] == "app - unix(99@here):6432"
+
+
+def test_same_packet_says_the_same_until_the_settings_change() -> None:
+    settings = FakeApp(ignore_startup_parameters="extra").settings
+    body = startup(extra="1", TimeZone="UTC")[1]
+    first, second = FakeClient(), FakeClient()
+    assert read_startup(first, settings, body) is read_startup(second, settings, body)
+    assert second.startup_params == {"TimeZone": "UTC"}
+    with pytest.raises(Disconnect, match="unsupported startup parameter: extra"):
+        read_startup(FakeClient(), FakeApp().settings, body)
+
+
+def test_host_is_added_for_each_client_of_one_packet() -> None:
+    settings = FakeApp(application_name_add_host=1).settings
+    body = startup(application_name="app")[1]
+    names = []
+    for port in (1001, 1002):
+        client = FakeClient()
+        client.peer_address, client.peer_port = "192.0.2.7", port
+        read_startup(client, settings, body)
+        names.append(client.startup_params["application_name"])
+    assert names == ["app - 192.0.2.7:1001", "app - 192.0.2.7:1002"]
+
+
+def test_packets_that_are_remembered_are_few_and_short() -> None:
+    settings = FakeApp().settings
+    for number in range(2 * module.MAX_KNOWN):
+        read_startup(FakeClient(), settings, startup(TimeZone=str(number))[1])
+    read_startup(FakeClient(), settings, startup(TimeZone="x" * 2000)[1])
+    known = module.rules_of(settings).known
+    assert 0 < len(known) <= module.MAX_KNOWN
+    assert max(map(len, known)) <= module.LONGEST_KNOWN
