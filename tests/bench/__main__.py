@@ -1,4 +1,4 @@
-"""Measure us beside the real PgBouncer and write docs/bench.md and docs/bench.svg."""
+"""Measure us beside the real PgBouncer; write docs/performance.md and its chart."""
 
 import argparse
 import contextlib
@@ -270,8 +270,8 @@ def main() -> int:
     )
     print(text)
     if not given.short and not given.only:
-        (given.out / "bench.md").write_text(text)
-        (given.out / "bench.svg").write_text(report.chart(chosen))
+        (given.out / "performance.md").write_text(text)
+        (given.out / "performance.svg").write_text(report.chart(chosen))
     failed = [figure.name for figure in chosen if figure.failure]
     if failed:
         say(f"could not be measured: {', '.join(failed)}")

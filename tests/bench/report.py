@@ -67,7 +67,7 @@ def markdown(
     seconds: int,
     drift: float,
 ) -> str:
-    """The whole of docs/bench.md."""
+    """The whole of docs/performance.md."""
     peer = versions.get("peer", "nobody")
     lines = [
         "# How fast it is",
@@ -83,7 +83,7 @@ def markdown(
         "- A round was rejected when PostgreSQL alone, before and after it, differed",
         f"  by more than {drift:.0%}.",
         "",
-        "![ratios](bench.svg)",
+        "![ratios](performance.svg)",
         "",
         "| figure | unit | us | peer | ratio | spread | bar | | rejected |",
         "|---|---|---|---|---|---|---|---|---|",
