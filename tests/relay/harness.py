@@ -178,6 +178,7 @@ class Relay:
     """
 
     listen_port = 6432
+    client_tls = None
 
     def __init__(
         self,
