@@ -298,11 +298,12 @@ def test_flood_of_cancels_is_bounded_and_timed_out(
                 for number in range(50):
                     assert rows(other.ask(f"select {number}")) == [[str(number)]]
             assert time.monotonic() - begun < 3
-            # All but those on their way, which PostgreSQL has.
+            # All but those on their way, which PostgreSQL has: any of them.
             closed = sum(
-                a.next(5)["type"] == "<connection closed>" for a in askers[10:]
+                a.next(0.5 if number else 5)["type"] == "<connection closed>"
+                for number, a in enumerate(askers)
             )
-            assert closed == len(askers) - 10
+            assert closed >= len(askers) - 10
             assert deaf.most_open_cancels <= 4  # the pool may grow to twice its size
         deaf.let_go.set()
         for busy in (first, second):
