@@ -48,6 +48,7 @@ cdef class Poller:
     cdef int remove(self, Stream stream) except -1
     cdef int wait(self) noexcept
     cdef int serve(self, int count) except -1
+    cdef bint serve_event(self, int i, bint logins_too) except -1
     # Called by streams
     cdef int release_slot(self, Stream stream) noexcept
     cdef int queue_flush(self, Stream stream) except -1

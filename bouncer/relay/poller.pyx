@@ -178,40 +178,35 @@ cdef class Poller:
         hold up those who are in; who is left out is reported again.
         """
         cdef int i, logins = 0
-        cdef uint64_t word
         cdef int64_t begun
-        cdef Slot* slot
-        cdef Stream stream
         for i in range(count):
-            word = self.events[i].data.u64
-            slot = &self.slots[<uint32_t>(word & 0xFFFFFFFF)]
-            if slot.stream == NULL or slot.generation != <uint32_t>(word >> 32):
-                continue
-            stream = <Stream>slot.stream
-            if stream.specials:
+            if self.serve_event(i, False):
                 self.events[logins] = self.events[i]
                 logins += 1
-                continue
-            try:
-                stream.on_events(self.events[i].events)
-            except Exception as error:
-                self.crashed(stream, error)
         if logins == 0:
             return 0
         begun = monotonic_us()
         for i in range(logins):
-            word = self.events[i].data.u64
-            slot = &self.slots[<uint32_t>(word & 0xFFFFFFFF)]
-            if slot.stream == NULL or slot.generation != <uint32_t>(word >> 32):
-                continue
-            stream = <Stream>slot.stream
-            try:
-                stream.on_events(self.events[i].events)
-            except Exception as error:
-                self.crashed(stream, error)
+            self.serve_event(i, True)
             if monotonic_us() - begun > LOGINS_US:
                 break
         return 0
+
+    cdef bint serve_event(self, int i, bint logins_too) except -1:
+        """Hand event *i* to its stream; true when it is a login's and was left out."""
+        cdef uint64_t word = self.events[i].data.u64
+        cdef Slot* slot = &self.slots[<uint32_t>(word & 0xFFFFFFFF)]
+        cdef Stream stream
+        if slot.stream == NULL or slot.generation != <uint32_t>(word >> 32):
+            return False
+        stream = <Stream>slot.stream
+        if stream.specials and not logins_too:
+            return True
+        try:
+            stream.on_events(self.events[i].events)
+        except Exception as error:
+            self.crashed(stream, error)
+        return False
 
     # Called by the event loop
 
