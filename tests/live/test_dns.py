@@ -169,16 +169,21 @@ def test_zone_serial_that_grows_moves_clients_without_waiting_for_the_ttl(
         assert (row["zonename"], int(row["serial"])) == (ZONE, 2024010101)
 
 
-def test_addresses_of_one_name_take_turns(make_pooler, dns):
-    dns.hosts[NAME] = [A, B, C]
-    one = make_pooler(pool_mode="session", default_pool_size=9)
+def landings(one, count):
+    """How many of *count* clients at once are served by which address."""
     with contextlib.ExitStack() as stack:
         landed = Counter()
-        for _ in range(9):
+        for _ in range(count):
             client = stack.enter_context(FakeClient(one.port))
             client.login("d", "u_trust")
             landed[where(client)] += 1
-    assert landed == {A: 3, B: 3, C: 3}
+    return landed
+
+
+def test_addresses_of_one_name_take_turns(make_pooler, dns):
+    dns.hosts[NAME] = [A, B, C]
+    one = make_pooler(pool_mode="session", default_pool_size=9)
+    assert landings(one, 9) == {A: 3, B: 3, C: 3}
     assert dns.count(NAME) == 1
 
 
@@ -213,13 +218,7 @@ def test_load_balance_hosts_over_names(make_pooler, dns, balance):
     one = make_pooler(
         "a.test,b.test", f"load_balance_hosts={balance}", pool_mode="session"
     )
-    with contextlib.ExitStack() as stack:
-        landed = Counter()
-        for _ in range(6):
-            client = stack.enter_context(FakeClient(one.port))
-            client.login("d", "u_trust")
-            landed[where(client)] += 1
-    assert landed == ({A: 6} if balance == "disable" else {A: 3, B: 3})
+    assert landings(one, 6) == ({A: 6} if balance == "disable" else {A: 3, B: 3})
 
 
 def test_load_balance_hosts_disable_goes_on_to_the_next_when_one_is_down(
