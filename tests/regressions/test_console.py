@@ -227,8 +227,10 @@ def test_log_lines_cannot_be_forged(pooler: Any, free_port: Any) -> None:
         assert {int(m[1]) for m in beginning.finditer(one.text())} == {one.pid}
         # What comes behind a line break is indented, as in PgBouncer: not a line.
         assert re.search(r"^\t2026-01-01", one.text(), re.M)
-        one.log_file.write_text("")  # or the fixture complains of it
     finally:
+        one.interrupt("SIGTERM")
+        wait_for(lambda: not one.is_running())
+        one.log_file.write_text("")  # or the fixture complains of it
         server.close()
 
 
