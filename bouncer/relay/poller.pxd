@@ -30,6 +30,7 @@ cdef class Poller:
         public int loop_count   # buffers that one socket may fill per turn; 0: any
         char* rbuf              # read_size bytes: what the last recv brought
         char* plain             # read_size bytes: what TLS made of it
+        object plain_view       # the same, as TLS wants to be told of it
         Buf scratch             # rewritten output of the stream that is being read
         readonly int64_t now    # monotonic microseconds at the start of the round
         public uint32_t max_packet_size

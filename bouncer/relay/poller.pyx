@@ -9,6 +9,7 @@ a pointer, because a stream may be closed by an earlier event of the same batch.
 
 import os
 
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -18,6 +19,10 @@ from bouncer.relay.sockets cimport (
     epoll_create1, epoll_ctl, epoll_event, epoll_wait, monotonic_us, wall_us)
 from bouncer.relay.stream cimport Stream
 from bouncer.wire.framer cimport buf_free
+
+cdef extern from "Python.h":
+    enum:
+        PyBUF_WRITE
 
 
 cdef class Poller:
@@ -37,6 +42,7 @@ cdef class Poller:
         self.slots = <Slot*>calloc(self.slot_count, sizeof(Slot))
         if self.rbuf == NULL or self.plain == NULL or self.slots == NULL:
             raise MemoryError()
+        self.plain_view = PyMemoryView_FromMemory(self.plain, READ_SIZE, PyBUF_WRITE)
         cdef uint32_t i
         for i in range(self.slot_count):
             self.slots[i].next_free = i + 1
@@ -73,6 +79,7 @@ cdef class Poller:
         free(self.rbuf)
         free(self.plain)
         self.rbuf, self.plain, self.read_size = rbuf, plain, size
+        self.plain_view = PyMemoryView_FromMemory(plain, size, PyBUF_WRITE)
 
     # The four operations
 

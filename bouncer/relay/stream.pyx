@@ -30,7 +30,6 @@ from bouncer.wire.framer cimport (
 cdef extern from "Python.h":
     enum:
         PyBUF_READ
-        PyBUF_WRITE
 
 WantRead = ssl.SSLWantReadError
 TlsError = ssl.SSLError
@@ -334,12 +333,11 @@ cdef class Stream:
         """Decrypt and hand over until nothing is left or we may not read."""
         cdef Py_ssize_t count
         cdef Poller poller = self.poller
-        while not self.closed and self.want_read:
+        # To read where nothing is costs an exception. What is, is in tls_in alone:
+        # our buffer takes any record whole (RFC 8446 section 5.1).
+        while not self.closed and self.want_read and self.tls_in.pending:
             try:
-                count = self.tls_object.read(
-                    poller.read_size,
-                    PyMemoryView_FromMemory(poller.plain, poller.read_size,
-                                            PyBUF_WRITE))
+                count = self.tls_object.read(poller.read_size, poller.plain_view)
             except WantRead:
                 break
             except TlsError as error:
@@ -347,9 +345,6 @@ cdef class Stream:
             if count == 0:
                 return self.peer_eof()
             self.feed(poller.plain, count)
-            if (not self.closed and self.tls_in.pending == 0
-                    and self.tls_object.pending() == 0):
-                break
         if not self.closed and self.tls_out.pending:
             data = self.tls_out.read()
             self.push(data, len(data))
