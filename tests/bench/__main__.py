@@ -73,6 +73,7 @@ class Bench:
         secret = scram_secret("keyedpass", os.urandom(16), 4096)
         self.postgres.query(f"create role u_keyed login password '{secret}'")
         self.users = {"u_trust": "", "admin": "", **PASSWORDS, "u_keyed": secret}
+        self.far_port = ground.free_port()
         self.running: dict[str, RunningPooler] = {}
         self.targets: dict[str, Target] = {}
 
@@ -110,7 +111,12 @@ class Bench:
             self.postgres.port,
             ini,
             # SCRAM keys in the userlist let the pooler in under the client's name.
-            databases={load.DATABASE: "{pg} dbname=" + load.DATABASE},
+            databases={
+                load.DATABASE: "{pg} dbname=" + load.DATABASE,
+                load.FAR: f"host=127.0.0.1 port={self.far_port} "
+                f"dbname={load.DATABASE} user=u_keyed password=keyedpass "
+                f"pool_size={load.FAR_SERVERS}",
+            },
             users=self.users,
             more=SECTION_OF_OURS if name == OURS else "",
             command=self.commands[name],
@@ -211,9 +217,14 @@ def benches(given: argparse.Namespace) -> Iterator[Bench]:
         commands[PEER] = program_command(find_peer())
     except Unusable as problem:
         say(f"{problem}; measuring ourselves only")
-    with Ground(shlex.join(commands[OURS])) as ground:
+    with (
+        Ground(shlex.join(commands[OURS])) as ground,
+        contextlib.ExitStack() as stack,
+    ):
         bench = Bench(ground, commands, given.drift)
+        away = native.far_away(bench.far_port, bench.postgres.port, load.AWAY)
         try:
+            stack.enter_context(away)
             for name, command in commands.items():
                 say(f"{name}: {version_of(ground, command)} ({shlex.join(command)})")
                 bench.start(name)

@@ -52,6 +52,25 @@ class Figure:
         return None if value is None or self.bar is None else value <= self.bar
 
 
+def connect_cycles(seconds: int) -> list[Figure]:
+    """Connect, log in, ask and leave, by each method."""
+    return [
+        Figure(
+            f"connect cycle, {kind}",
+            "us CPU per cycle",
+            1.0,
+            lambda t, user=user, password=password: load.connect_cycle(
+                t, seconds, user, password
+            ),
+        )
+        for kind, user, password in (
+            ("trust", "u_trust", ""),
+            ("md5", "u_md5", "md5pass"),
+            ("SCRAM", "u_keyed", "keyedpass"),
+        )
+    ]
+
+
 def figures(seconds: int, is_short: bool) -> list[Figure]:
     """All of them; fewer clients in the short form, which proves nothing."""
     many, idle, cold = (100, 300, 50) if is_short else (500, 5000, 200)
@@ -63,21 +82,7 @@ def figures(seconds: int, is_short: bool) -> list[Figure]:
         Figure(
             "TLS to the client", us, 0.85, lambda t: cpu(t, seconds, sslmode="require")
         ),
-        *(
-            Figure(
-                f"connect cycle, {kind}",
-                "us CPU per cycle",
-                1.0,
-                lambda t, user=user, password=password: load.connect_cycle(
-                    t, seconds, user, password
-                ),
-            )
-            for kind, user, password in (
-                ("trust", "u_trust", ""),
-                ("md5", "u_md5", "md5pass"),
-                ("SCRAM", "u_keyed", "keyedpass"),
-            )
-        ),
+        *connect_cycles(seconds),
         Figure(
             f"memory, {idle} idle clients",
             "bytes per client",
@@ -99,9 +104,16 @@ def figures(seconds: int, is_short: bool) -> list[Figure]:
             is_absolute=True,
         ),
         Figure(
-            f"cold start, {cold} clients at once",
+            f"cold start, {cold} clients, PostgreSQL {2 * load.AWAY:g} ms away",
             "ms",
             0.5,
+            lambda t: load.cold_start(t, cold, load.FAR),
+            fresh=True,
+        ),
+        Figure(
+            f"cold start, {cold} clients, PostgreSQL beside us",
+            "ms",
+            None,
             lambda t: load.cold_start(t, cold),
             fresh=True,
         ),

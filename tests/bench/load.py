@@ -20,6 +20,9 @@ from tests.support.pooler import RunningPooler, cpu_seconds
 from tests.support.wire import FakeClient, query
 
 CLIENTS, SERVERS = 32, 10
+# A PostgreSQL across a network: where it is named, how long each way is (ms), how many
+# servers it gives us.
+FAR, AWAY, FAR_SERVERS = "far", 1.0, 50
 DATABASE = "p0"
 READY = b"Z\0\0\0\x05I"
 
@@ -183,12 +186,12 @@ def idle_memory(target: Target, count: int) -> tuple[float, float]:
     return max(grown, 1) / count, 1000 * took
 
 
-def cold_start(target: Target, count: int) -> float:
+def cold_start(target: Target, count: int, database: str = DATABASE) -> float:
     """Milliseconds until *count* clients at once have their first answer.
 
     *target* has just been started: no server is open.
     """
-    packet = startup_packet(DATABASE, "u_trust")
+    packet = startup_packet(database, "u_trust")
 
     async def one() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", target.port)

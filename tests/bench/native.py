@@ -1,11 +1,14 @@
-"""The two small C programs of the bench: compiled on the spot, run until the end."""
+"""The small programs of the bench, two of them in C: run until the end."""
 
 import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from tests.replay.lab import Unusable
 from tests.replay.pooler import wait_for
@@ -37,17 +40,29 @@ def listens(port: int) -> bool:
     return False
 
 
+def far_away(
+    port: int, target: int, milliseconds: float
+) -> AbstractContextManager[Any]:
+    """Let *port* lead to *target*, so much later in each direction."""
+    python = [sys.executable, "-m", "tests.bench.far"]
+    return running(python, port, target, milliseconds)
+
+
 @contextlib.contextmanager
-def running(program: Path, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    program: Path | list[str], *arguments: object
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run *program*; its first argument is the port that it listens on."""
+    command = program if isinstance(program, list) else [str(program)]
     process = subprocess.Popen(
-        [program, *map(str, arguments)],
+        [*command, *map(str, arguments)],
+        cwd=HERE.parents[1],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
         if not wait_for(lambda: listens(int(str(arguments[0]))), 5):
-            raise Unusable(f"{program.name} does not listen")
+            raise Unusable(f"{command[-1]} does not listen")
         yield process
     finally:
         process.kill()
