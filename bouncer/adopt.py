@@ -172,7 +172,7 @@ class Adoption:
     def take_client(self, row: Row) -> Any:
         client = Client(self.app.poller, row.fd, self.app, None)
         set_peer(client, row)
-        self.app.client_accepted(client)
+        self.app.door.accepted(client)
         if row.user is None:
             # It has connected and said nothing yet: an ordinary new client.
             return client

@@ -36,11 +36,12 @@ from bouncer.relay import client as relay_client
 from bouncer.relay import server as relay_server
 from bouncer.relay import tracked as relay_tracked
 from bouncer.relay.acceptor import Acceptor
+from bouncer.relay.door import Door
 from bouncer.relay.poller import Poller
 from bouncer.relay.tracked import from_dict
 from bouncer.rows import Rows
 from bouncer.stats import Stats
-from bouncer.talks.client_login import CancelAsked, client_login
+from bouncer.talks.client_login import CancelAsked, client_login, known_login
 
 JANITOR_PERIOD = 1 / 3  # seconds
 MAX_BUFFER = 16 << 20  # bytes; nobody means more by pkt_buf
@@ -66,6 +67,7 @@ class Bouncer:
         self.options = options
         self.poller = Poller()
         self.poller.use_buffers(min(configuration.settings.pkt_buf, MAX_BUFFER))
+        self.poller.unwritten = log.unwritten()
         self.poller.after = log.flush
         self.poller.crashed = self.crashed
         self.started_at = self.poller.wall_clock()
@@ -77,8 +79,8 @@ class Bouncer:
         self.stepped_aside: Callable[[], None] | None = None  # a successor has it all
         self.listeners: Any = Listeners()
         self.acceptors: dict[Listener, Acceptor] = {}
-        self.logging_in: dict[Any, None] = {}
-        self.spare_keys: list[bytes] = []  # cancel keys for the next clients
+        self.door = Door(self)
+        self.logging_in: dict[Any, None] = self.door.logging_in
         self.global_mode = "none"
         self.shutdown_mode: str | None = None
         self.keeper = Keeper(self)
@@ -96,7 +98,7 @@ class Bouncer:
         relay_tracked.configure(
             name.strip() for name in self.settings.track_extra_parameters.split(",")
         )
-        self.registry = Registry(configuration, self.make_pool)
+        self.registry = Registry(configuration, self.make_pool, self.door.forget)
         self.stats_period = max(self.settings.stats_period, 1)
         self.apply_settings()
         self.add_console_database()
@@ -190,7 +192,9 @@ class Bouncer:
     def apply_settings(self) -> None:
         """Copy what the relay and the pools look at."""
         settings = self.settings
-        self.spare_keys.clear()  # peer_id is in them
+        self.door.forget()
+        self.door.forget_keys()  # peer_id is in them
+        self.door.most_sockets = settings.max_client_conn
         self.poller.max_packet_size = settings.max_packet_size & 0xFFFFFFFF
         self.poller.loop_count = max(settings.sbuf_loopcnt, 0)
         self.checks_servers = bool(settings.server_check_query)
@@ -281,6 +285,7 @@ class Bouncer:
 
     def read_hba(self) -> None:
         settings = self.settings
+        self.door.forget()
         self.hba = None
         if settings.auth_type == "hba":
             ident = IdentMaps.read(settings.auth_ident_file)
@@ -365,10 +370,6 @@ class Bouncer:
 
     # Clients
 
-    def client_accepted(self, client: Any) -> None:
-        self.limits.socket_count += 1
-        self.logging_in[client] = None
-
     def begin_login(self, client: Any, first_byte: int) -> None:
         """The first bytes of *client* are there."""
         client.first_byte_is_tls = (
@@ -377,6 +378,10 @@ class Bouncer:
             and not client.is_unix
         )
         client.begin_talk(client_login(client, self))
+
+    def begin_proof(self, client: Any, known: Any, begun: Any) -> None:
+        """One like *client* got in before; see `known_login` for *begun*."""
+        client.begin_talk(known_login(client, self, known, begun))
 
     def proxy_header(self, client: Any, data: bytes) -> int:
         """The first bytes of *client* may be a PROXY protocol header.
@@ -423,25 +428,21 @@ class Bouncer:
         client.pool.logins += 1
         client.pool.idle_since = self.poller.now
         if client.cancel_key is not None:
-            self.cancels.keys[client.cancel_key] = client
+            self.door.keys[client.cancel_key] = client
         client.startup_params = None
         if outcome is not None:
             client.on_console = True
             client.begin_talk(outcome)
 
-    def new_cancel_key(self) -> bytes:
-        """Eight random bytes; made in bulk, for a system call costs more."""
-        spare = self.spare_keys
-        if not spare:
-            random, peer_id = os.urandom(8 * RANDOM_KEYS), self.settings.peer_id
-            spare += [
-                new_key(random[at : at + 8], peer_id) for at in range(0, len(random), 8)
-            ]
-        return spare.pop()
+    def make_keys(self) -> list[bytes]:
+        """Cancel keys for the next clients."""
+        random, peer_id = os.urandom(8 * RANDOM_KEYS), self.settings.peer_id
+        return [
+            new_key(random[at : at + 8], peer_id) for at in range(0, len(random), 8)
+        ]
 
     def client_gone(self, client: Any) -> None:
-        self.logging_in.pop(client, None)
-        self.limits.forget_client(client)
+        """A client is closed that the door cannot see out alone."""
         self.cancels.client_gone(client)
         if client.pool is not None and client.replication:
             self.poller.put_off(lambda: self.drop_replication(client))
@@ -546,9 +547,11 @@ class Bouncer:
 
     def disable(self, database: DatabaseState) -> None:
         database.disabled = True
+        self.door.forget()
 
     def enable(self, database: DatabaseState) -> None:
         database.disabled = False
+        self.door.forget()
 
     def reconnect(self, database: DatabaseState | None = None) -> None:
         self.commands.reconnect(database)

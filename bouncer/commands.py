@@ -153,7 +153,8 @@ class Commands:
         busy = [
             one
             for one in app.logging_in
-            if one.state == 0 and (one.talk is not None or one.held_bytes)
+            if one.state == 0
+            and (one.talk is not None or one.is_asked or one.held_bytes)
         ]
         for pool in self.pools():
             pool.draining = True
@@ -262,6 +263,7 @@ class Commands:
             for server in pool.servers():
                 server.disconnect("database removed", True, False)
         database.pools.clear()
+        self.app.door.forget()
 
     def drop(self, database: DatabaseState) -> None:
         """*database* is not configured any more."""
@@ -317,6 +319,7 @@ class Commands:
         # Who is in the kernel's queue still comes in as if nothing were.
         app.listeners.close_tcp()
         app.shutdown_mode = mode
+        app.door.close()
         if mode == "wait_for_servers":
             app.global_mode = "pause"
             self.block()
@@ -333,6 +336,7 @@ class Commands:
             app.exit(0)
             return
         app.shutdown_mode = "wait_for_clients"
+        app.door.close()
         app.global_mode = "none"
         self.handed_over = False
         self.unsuspend()

@@ -401,6 +401,11 @@ def reopen() -> None:
         _log.file.close()
 
 
+def unwritten() -> list[str]:
+    """Give the list, always the same, of the lines that `flush` would write."""
+    return _log.pending
+
+
 def flush() -> None:
     """Write the lines of this turn; at the end of a turn, and at exit."""
     if not _log.pending:

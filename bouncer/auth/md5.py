@@ -7,6 +7,8 @@ password itself. Kept because servers and clients still ask for it.
 
 from __future__ import annotations
 
+from typing import Any
+
 try:
     # Python's own: no trip through OpenSSL's provider look-up for each hash, and
     # there even where OpenSSL is forbidden to do MD5.
@@ -23,6 +25,11 @@ def hash_password(user: bytes, password: bytes) -> bytes:
 def answer(stored: bytes, salt: bytes) -> bytes:
     """Give the answer to a challenge by *salt* for a *stored* hash."""
     return b"md5" + _digest(stored[3:] + salt)
+
+
+def begun_with(stored: bytes) -> Any:
+    """Give the hash object of an answer for a *stored* hash; the salt is to follow."""
+    return md5(stored[3:])
 
 
 def _digest(data: bytes) -> bytes:

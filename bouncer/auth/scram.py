@@ -125,6 +125,13 @@ class ServerSide:
         self._server_first = b"r=" + self._nonce + self._secret.tail
         return self._server_first
 
+    def go_on_from(
+        self, binding: bytes, client_bare: bytes, nonce: bytes, server_first: bytes
+    ) -> None:
+        """Go on behind a server-first that somebody else has made."""
+        self._binding, self._client_bare = binding, client_bare
+        self._nonce, self._server_first = nonce, server_first
+
     def _read_first(self, message: bytes) -> bytes:
         flag = message[0] if message else 0
         if flag == 0x70:  # 'p'

@@ -42,7 +42,6 @@ class Cancels:
     def __init__(self, app: Any, keeper: Keeper) -> None:
         self.app = app
         self.keeper = keeper
-        self.keys: dict[bytes, Any] = {}  # key -> client
         # Of a client that brought a request: (target client or None, key)
         self.asked: dict[Any, tuple[Any, bytes]] = {}
         self.carrying: dict[Any, Any] = {}  # server connection -> server to cancel
@@ -56,7 +55,7 @@ class Cancels:
                 self.to_peer(client, key, named)
                 return
             key = key[:7] + bytes([key[7] | TTL_BITS])
-        target = self.keys.get(key)
+        target = self.app.door.keys.get(key)
         if target is None:
             client.disconnect("failed cancel request", False)
         elif target.on_console:
@@ -173,11 +172,7 @@ class Cancels:
             target.pool.settle_again(target)
 
     def client_gone(self, client: Any) -> None:
-        """A client is closed: forget its key, or the request it brought."""
-        key = client.cancel_key
-        owner = self.keys.get(key)
-        if key is not None and owner is client:
-            del self.keys[key]
+        """A client is closed: forget the request it brought."""
         if self.asked.pop(client, None) is None:
             return
         pool = client.pool

@@ -27,7 +27,12 @@ class Limits:
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.socket_count = 0  # every client socket, logins and cancels included
+
+    @property
+    def socket_count(self) -> int:
+        """Every client socket, logins and cancels included."""
+        count: int = self.app.door.sockets
+        return count
 
     @property
     def settings(self) -> Settings:
@@ -177,14 +182,3 @@ class Limits:
                 )
             account.client_count += 1
             client.counted_user = account
-
-    def forget_client(self, client: Any) -> None:
-        """A client socket is closed."""
-        self.socket_count -= 1
-        database, user = client.counted_database, client.counted_user
-        if database is not None:
-            database.client_count -= 1
-            client.counted_database = None
-        if user is not None:
-            user.client_count -= 1
-            client.counted_user = None

@@ -88,6 +88,7 @@ class ServerPool(Pool):
                     tracked[name] = value
             self.defaults = from_dict(tracked)
             self.welcome = b"".join(plain)
+            self.keeper.app.door.forget()
             self.welcomes.clear()
             self.last_welcome = NO_WELCOME
         self.welcome_waiting()
@@ -105,6 +106,7 @@ class ServerPool(Pool):
     def forget_welcome(self) -> None:
         """RECONNECT or a changed entry: the next login asks anew."""
         self.welcome = None
+        self.keeper.app.door.forget()
 
     def welcome_for(self, client: Any) -> bytes:
         """The ParameterStatus block for *client*, which gets its tracked values."""

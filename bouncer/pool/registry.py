@@ -13,6 +13,7 @@ from bouncer import log
 from bouncer.config.load import make_autodb
 from bouncer.config.settings import Configuration, Database, Peer, UserOptions
 from bouncer.pool.pools import ServerPool
+from bouncer.relay.door import Counts
 
 CONSOLE = "pgbouncer"
 
@@ -22,12 +23,11 @@ def bytes_of(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-class DatabaseState:
+class DatabaseState(Counts):
     """One database that clients may name."""
 
     __slots__ = (
         "auto",
-        "client_count",
         "config",
         "disabled",
         "host_index",
@@ -36,7 +36,6 @@ class DatabaseState:
         "past",
         "paused",
         "pools",
-        "server_count",
         "wait_close",
     )
 
@@ -47,8 +46,6 @@ class DatabaseState:
         self.paused = False
         self.disabled = False
         self.wait_close = False
-        self.client_count = 0
-        self.server_count = 0
         self.host_index = 0  # of the host list: next one for a new connection
         self.idle_since = 0  # monotonic us; an auto-database without anybody
         self.pools: dict[str, ServerPool] = {}
@@ -58,7 +55,7 @@ class DatabaseState:
         return f"DatabaseState({self.name})"
 
 
-class UserState:
+class UserState(Counts):
     """One user name: a secret, options, counts.
 
     *dynamic* users were learnt from auth_query, PAM or LDAP; *account* is the
@@ -69,7 +66,6 @@ class UserState:
         "account",
         "adhoc_scram",
         "aliases",
-        "client_count",
         "dynamic",
         "in_auth_file",
         "name",
@@ -77,7 +73,6 @@ class UserState:
         "options",
         "scram_keys",
         "secret",
-        "server_count",
     )
 
     def __init__(self, name: str) -> None:
@@ -86,8 +81,6 @@ class UserState:
         self.in_auth_file = False
         self.dynamic = False
         self.options: UserOptions | None = None
-        self.client_count = 0
-        self.server_count = 0
         self.scram_keys: tuple[bytes, bytes] | None = None
         self.adhoc_scram: Any = None
         self.account: UserState = self
@@ -123,11 +116,14 @@ class Registry:
         self,
         configuration: Configuration,
         make_pool: Callable[[DatabaseState, UserState], ServerPool],
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """*changed* is called when something is not any more what it was."""
         self.databases: dict[str, DatabaseState] = {}
         self.users: dict[str, UserState] = {}
         self.peers: dict[int, PeerState] = {}
         self.make_pool = make_pool
+        self.changed = changed
         self.learnt: dict[tuple[str, str], UserState] = {}
         self.configuration = configuration
         self.user(CONSOLE).named = True
@@ -197,6 +193,7 @@ class Registry:
 
     def set_auth_file(self, secrets: dict[str, str]) -> None:
         """Take the users of auth_file; those who left it are unknown again."""
+        self.changed()
         for name, state in self.users.items():
             if state.in_auth_file and name not in secrets:
                 state.in_auth_file = False
@@ -228,6 +225,7 @@ class Registry:
 
     def drop_pool(self, pool: ServerPool) -> None:
         """Forget a pool that nobody uses; the totals keep what it has counted."""
+        self.changed()
         database = pool.database
         del database.pools[pool.user_name]
         counted = pool.counters()
@@ -261,6 +259,7 @@ class Registry:
         Returns the databases whose connections must be renewed, and what was
         dropped: databases and peers that the configuration no longer has.
         """
+        self.changed()
         self.configuration = configuration
         changed: list[DatabaseState] = []
         dropped: list[Any] = []

@@ -7,7 +7,8 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from bouncer.relay.client cimport Client
+from bouncer.relay.client cimport CL_WAITING_CANCEL, Client
+from bouncer.relay.door cimport Door
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.sockets cimport (
     EPOLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, monotonic_us, sockaddr,
@@ -27,6 +28,7 @@ cdef class Acceptor(Stream):
         self.poller = poller
         self.fd = fd
         self.app = app
+        self.door = app.door
         self.listener = listener
 
     def watch(self):
@@ -52,6 +54,7 @@ cdef class Acceptor(Stream):
         cdef int fd, _
         cdef int64_t begun = monotonic_us()
         cdef Client client
+        cdef Door door = self.door
         for _ in range(BURST):
             size = sizeof(sockaddr_storage)
             memset(&raw, 0, size)
@@ -63,12 +66,19 @@ cdef class Acceptor(Stream):
                 if errno != EAGAIN:
                     self.app.accept_failed(OSError(errno, os.strerror(errno)))
                 return 0
-            client = Client(self.poller, fd, self.app, self.listener)
+            client = Client.__new__(Client)
+            client.come(self.poller, fd, self.app, self.listener)
             client.learn_peer(&raw)
-            client.watch()
-            self.app.client_accepted(client)
-            if not client.closed:
-                client.read_now()
+            self.poller.add(client, EPOLLIN)
+            door.sockets += 1
+            try:
+                # With tcp_defer_accept the first bytes are there already.
+                client.on_readable()
+            except Exception as error:
+                self.poller.crashed(client, error)
+            if (not client.closed and client.specials
+                    and client.state < CL_WAITING_CANCEL):
+                door.logging_in[client] = None
             if self.closed or monotonic_us() - begun > BURST_US:
                 break
         return 1

@@ -208,7 +208,7 @@ def let_go(Stream stream not None):
         client.shut()
         if client.names is not None:
             client.names.clear()
-        client.app.client_gone(client)
+        client.door.gone(client)
     else:
         server = <Server>stream
         if server.client is not None:

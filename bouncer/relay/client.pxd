@@ -6,6 +6,9 @@ from bouncer.relay.stream cimport Stream
 
 cdef class Client(Stream)
 
+from bouncer.relay.door cimport Counts, Door, Known
+from bouncer.relay.proof cimport Proof
+from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.server cimport Server
 from bouncer.relay.statements cimport NameTable, Pending, Prepared, Statement
@@ -53,12 +56,15 @@ cdef class Client(Stream):
         NameTable names         # prepared statements; None until the first
         # Known after login; who it is
         public object app       # contracts: begins the login, hears of the end
+        Door door               # where it came in
+        Known known             # its startup packet is; its password is awaited
+        Proof proof             # how far it has got with that, else None
         public object user      # login name
         public object user_state
         public object database
         public object listener  # where it came in
-        public object counted_database  # limits: whose client counts include it
-        public object counted_user
+        public Counts counted_database  # limits: whose client counts include it
+        public Counts counted_user
         public Server ends_with  # closed together with this client, or None
         public int replication  # 0 none, 1 logical, 2 physical
         public str application_name_override
@@ -66,6 +72,9 @@ cdef class Client(Stream):
         public dict startup_params
         public bytes cancel_key
         public object wait_note  # what the policy remembers of a wait
+    # Coming in
+    cdef int come(self, Poller poller, int fd, object app, object listener) except -1
+    cpdef int welcome_done(self) except -1
     # The flow of a query
     cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1
     cdef int pass_on(self, Server server, const char* p, Py_ssize_t count,

@@ -10,6 +10,7 @@ from libc.string cimport memchr, memcpy
 
 from bouncer import log
 from bouncer.relay.outstanding cimport FORWARD, SWALLOW, owed_push
+from bouncer.relay.door cimport Known
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, PH_APPLY, Server
@@ -75,26 +76,28 @@ cdef class Client(Stream):
     """A connection from an application."""
 
     def __init__(self, Poller poller not None, int fd, app, listener):
+        self.come(poller, fd, app, listener)
+
+    cdef int come(self, Poller poller, int fd, object app, object listener) except -1:
         self.poller = poller
         self.fd = fd
         self.app = app
+        self.door = app.door
         self.listener = listener
         self.id = next_id()
         self.specials = True
         self.connected_at = self.received_at = poller.now
+        return 0
 
     def watch(self):
         """Start reading."""
         self.poller.add(self, EPOLLIN)
 
-    def read_now(self):
-        """Read at once: with tcp_defer_accept the bytes are there already."""
-        self.on_readable()
-
     # Bytes come
 
     cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1:
         cdef Py_ssize_t used = 0
+        cdef int known
         if not self.started:
             # 'P' or CR may begin a PROXY header, which comes before all else.
             if (p[0] == 0x50 or p[0] == 0x0D) and not self.refused_tls:
@@ -113,11 +116,19 @@ cdef class Client(Stream):
                 self.push(b"N", 1)
                 return used + 8
             self.started = True
-            self.app.begin_login(self, <uint8_t>p[used])
-            if self.closed or self.tls_handshaking:
+            known = self.door.enter(self, p + used, count - used)
+            if known == 0:
+                self.app.begin_login(self, <uint8_t>p[used])
+            used += known
+            if self.closed or self.tls_handshaking or used == count:
                 return used
-        if self.dropping and self.state == CL_LOGIN:
-            return count
+        if self.state == CL_LOGIN:
+            if self.dropping:
+                return count
+            if self.proof is not None:
+                used += self.door.go_on(self, p + used, count - used)
+                if self.proof is not None or self.closed or used == count:
+                    return used
         if self.talk is not None:
             used += self.talk_take(p + used, count - used)
             if self.talk is not None or self.closed:
@@ -724,7 +735,7 @@ cdef class Client(Stream):
         self.shut()
         if self.names is not None:
             self.names.clear()
-        self.app.client_gone(self)
+        self.door.gone(self)
         return 0
 
     cdef bint sent_whole(self) noexcept:
@@ -757,7 +768,11 @@ cdef class Client(Stream):
 
     def talk_over(self, value):
         self.talk = None
-        self.app.login_over(self, value)
+        if isinstance(value, Known):
+            if not self.closed:
+                self.door.let_in(self, <Known>value)
+        else:
+            self.app.login_over(self, value)
 
     def talk_failed(self, reason):
         self.talk = None
@@ -768,11 +783,12 @@ cdef class Client(Stream):
         if reason.log_after:
             log.info(f"{self.prefix} {reason.log_after}")
 
-    def welcome_done(self):
+    cpdef int welcome_done(self) except -1:
         """Login is over: from now on messages are relayed."""
         self.started = True
         self.specials = False
         self.state = CL_ACTIVE
+        return 0
 
     def pump(self):
         """Use what was received while nobody could."""
@@ -789,6 +805,11 @@ cdef class Client(Stream):
     def in_handshake(self):
         """TLS is being negotiated: no message can be sent."""
         return self.tls_handshaking
+
+    @property
+    def is_asked(self):
+        """Its password is awaited, without a talk."""
+        return self.proof is not None
 
     @property
     def prepared_count(self):

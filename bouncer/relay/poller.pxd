@@ -36,7 +36,8 @@ cdef class Poller:
         public uint32_t max_packet_size
         public int64_t budget_us    # longest stay in dispatch before other work
         public object loop      # the event loop, for coroutines that talks yield
-        public object after     # callable run at the end of each dispatch
+        public list unwritten   # lines of the log
+        public object after     # run at the end of a dispatch that has left some
         public object crashed   # callable(stream, exception): a bug in our code
         list unsent             # streams with queued output
         list later              # callables put off to the end of the round

@@ -10,6 +10,7 @@ class Poller:
     max_packet_size: int
     budget_us: int
     loop: Any
+    unwritten: list[str]
     after: Any
     crashed: Any
     longest_us: int

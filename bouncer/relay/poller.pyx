@@ -237,7 +237,7 @@ cdef class Poller:
         self.busy = False
         if self.now - begun > self.longest_us:
             self.longest_us = self.now - begun
-        if self.after is not None:
+        if self.unwritten:
             self.after()
 
     def settle(self):
@@ -245,7 +245,7 @@ cdef class Poller:
         if self.busy:
             return              # dispatch does it at the end of its round
         self.flush_all()
-        if self.after is not None:
+        if self.unwritten:
             self.after()
 
     def tick(self):

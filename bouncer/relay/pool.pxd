@@ -69,6 +69,7 @@ cdef class Pool:
         public int64_t transaction_us, query_us, wait_us
         public uint64_t client_parses, server_parses, binds
         public uint64_t logins
+        public int64_t idle_since   # somebody came, or was there when looked at
     # Called by clients
     cdef int acquire(self, Client client) except -1
     # Called by servers

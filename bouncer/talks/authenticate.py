@@ -18,7 +18,7 @@ from bouncer import log
 from bouncer.auth import ldap, pam, tls
 from bouncer.auth.derive import MAX_ITERATIONS, deriver, secret_of
 from bouncer.auth.md5 import answer as md5_answer
-from bouncer.auth.md5 import hash_password
+from bouncer.auth.md5 import begun_with, hash_password
 from bouncer.auth.scram import ScramError, ServerSide, fits, mock_secrets
 from bouncer.auth.secrets import (
     MD5,
@@ -30,6 +30,7 @@ from bouncer.auth.secrets import (
     same,
 )
 from bouncer.errors import Disconnect, ProtocolError
+from bouncer.relay.proof import Secret
 from bouncer.talks.login_packets import Talk, read_password
 from bouncer.wire.messages import (
     AUTHENTICATION_CLEARTEXT,
@@ -74,28 +75,32 @@ def prepared(user: Any) -> Prepared:
     return found
 
 
-def exchange_for(client: Any, app: Any, login: Any) -> Talk | None:
+def choose_method(client: Any, app: Any, login: Any) -> None:
+    """Say at *login* how the client has to prove who it is."""
+    login.method = app.settings.auth_type
+    if login.method == "hba":
+        login.rule = hba_line(client, app, login)
+        login.method = login.rule.method
+
+
+def exchange_for(client: Any, app: Any, login: Any, begun: Any = None) -> Talk | None:
     """Give the exchange that proves who the client is.
 
-    None when nothing needs to be asked and the client may come in; raises when
-    nothing needs to be asked and it may not.
+    *begun* is how far `relay.proof` got with it, if at all. None when nothing needs to
+    be asked and the client may come in; raises when nothing needs to be asked and it
+    may not.
     """
-    user = login.user
-    method = app.settings.auth_type
-    rule = None
-    if method == "hba":
-        rule = hba_line(client, app, login)
-        method = rule.method
+    user, method, rule = login.user, login.method, login.rule
     if method == "trust":
         if user is None:
             raise Disconnect('"trust" authentication failed')
         return None
     if method == "md5":
         if user is not None and prepared(user).kind == SCRAM:
-            return check_scram(client, app, login, user)
-        return check_md5(client, app, login, user)
+            return check_scram(client, app, login, user, begun)
+        return check_md5(client, app, login, user, begun)
     if method == "scram-sha-256":
-        return check_scram(client, app, login, user)
+        return check_scram(client, app, login, user, begun)
     if method in ("plain", "password"):
         return check_plain(client, app, login, user)
     if method == "any":
@@ -177,40 +182,52 @@ def fits_scram(client: Any, password: bytes, secret: Any) -> Talk:
     return same(claimed.stored_key, secret.stored_key)
 
 
-def check_md5(client: Any, app: Any, login: Any, user: Any) -> Talk:
-    """A challenge; the answer proves the password or its md5 hash."""
-    salt = os.urandom(4)
-    client.write(authentication_md5(salt))
+def check_md5(client: Any, app: Any, login: Any, user: Any, salt: Any) -> Talk:
+    """A challenge; the answer proves the password or its md5 hash.
+
+    *salt* is that of a challenge that has been sent, or None.
+    """
+    if salt is None:
+        salt = os.urandom(4)
+        client.write(authentication_md5(salt))
     answer = yield from clear_password(client, app)
+    fine = same(answer, md5_answer(md5_stored(login), salt))
+    if not fine or user is None or not user.secret:
+        raise Disconnect(_WRONG_PASSWORD)
+
+
+def md5_stored(login: Any) -> bytes:
+    """Give the stored form that an answer is checked against."""
+    user = login.user
     secret = b"" if user is None else encode_text(user.secret)
     if user is None or prepared(user).kind == PLAIN:
-        stored = hash_password(encode_text(login.user_name), secret)
-    else:
-        stored = secret
-    fine = same(answer, md5_answer(stored, salt))
-    if not fine or not secret:
-        raise Disconnect(_WRONG_PASSWORD)
+        return hash_password(encode_text(login.user_name), secret)
+    return secret
 
 
 # SCRAM
 
 
-def check_scram(client: Any, app: Any, login: Any, user: Any) -> Talk:
+def check_scram(client: Any, app: Any, login: Any, user: Any, begun: Any) -> Talk:
     """SCRAM-SHA-256; keys for the server are learnt from a stored secret."""
-    client.write(AUTHENTICATION_SASL)
+    if begun is None:
+        client.write(AUTHENTICATION_SASL)
     body = yield from read_password(client, app)
-    if body.partition(b"\0")[0] != SCRAM_SHA_256:
+    if not isinstance(begun, tuple) and body.partition(b"\0")[0] != SCRAM_SHA_256:
         raise Disconnect("client selected an invalid SASL authentication mechanism")
     made = None if user is None or not user.secret else prepared(user)
     if made is not None and made.kind == MD5:
         log.error(f"{client.prefix} SCRAM authentication failed: user has MD5 secret")
         raise Disconnect(_SASL_FAILED)
     try:
-        _, first = parse_sasl_initial(body)
-        secret = yield from scram_secret(app, login, user, made)
-        exchange = ServerSide(secret)
-        client.write(authentication_sasl_continue(exchange.first(first)))
-        body = yield from read_password(client, app)
+        if isinstance(begun, tuple):
+            exchange = ServerSide((yield from scram_secret(app, login, user, made)))
+            exchange.go_on_from(*begun)
+        else:
+            _, first = parse_sasl_initial(body)
+            exchange = ServerSide((yield from scram_secret(app, login, user, made)))
+            client.write(authentication_sasl_continue(exchange.first(first)))
+            body = yield from read_password(client, app)
         final = exchange.final(body)
     except ProtocolError as error:
         log.error(f"{client.prefix} {error}")
@@ -224,21 +241,51 @@ def check_scram(client: Any, app: Any, login: Any, user: Any) -> Talk:
         remember_keys(client, user, exchange.keys)
 
 
+def secret_for(app: Any, login: Any) -> Secret | None:
+    """Give what `relay.proof` checks the password against; None: it does not."""
+    user, method = login.user, login.method
+    scram = None
+    if user is None:
+        # No password fits.
+        if method == "md5":
+            return Secret.md5(begun_with(os.urandom(_SALT_BYTES)))
+        scram = nobodys_secret(app, login)
+    elif method in ("md5", "scram-sha-256") and user.secret:
+        made = prepared(user)
+        if method == "md5" and made.kind != SCRAM:
+            return Secret.md5(begun_with(md5_stored(login)))
+        scram = made.scram
+    if scram is None:
+        return None
+    return Secret.scram(scram.stored_key, scram.server_key, scram.tail)
+
+
 def scram_secret(app: Any, login: Any, user: Any, made: Prepared | None) -> Talk:
     """Give the secret to check against; it is made of a password once."""
     if made is not None and made.scram is not None:
         return made.scram
-    iterations = max(app.settings.scram_iterations, 1)
     if made is None:
         # At once, as for everybody whose keys are known: those are derived at the
         # first login since the secret was read, so a wait would tell who is nobody.
-        return mock_secrets.secret(encode_text(login.user_name), iterations)
+        return nobodys_secret(app, login)
+    iterations = scram_iterations(app)
     password = encode_text(user.secret)
     keys = deriver.known(password, made.salt, iterations)
     if keys is None:
         keys = yield deriver.wanted(password, made.salt, iterations)
     made.scram = secret_of(keys, made.salt, iterations)
     return made.scram
+
+
+def nobodys_secret(app: Any, login: Any) -> ScramSecret:
+    """Give the secret that nobody would have."""
+    return mock_secrets.secret(encode_text(login.user_name), scram_iterations(app))
+
+
+def scram_iterations(app: Any) -> int:
+    """Give the iterations for secrets of our own making."""
+    iterations: int = app.settings.scram_iterations
+    return max(iterations, 1)
 
 
 def remember_keys(client: Any, user: Any, keys: Any) -> None:

@@ -19,18 +19,18 @@ from typing import Any
 from bouncer import log
 from bouncer.errors import Disconnect, cut
 from bouncer.relay.talk import READ
-from bouncer.talks.authenticate import exchange_for
+from bouncer.talks.authenticate import choose_method, exchange_for, secret_for
 from bouncer.talks.health_check import answer_check, is_check
 from bouncer.talks.login_packets import StartAgain, Talk, sort_out, start_tls
 from bouncer.talks.startup import LOGICAL, PHYSICAL, read_startup
 from bouncer.wire.messages import (
     AUTHENTICATION_OK,
+    CANCEL_KEY_FOLLOWS,
     FE_PASSWORD,
     READY_IDLE,
     REQUEST_CANCEL,
     REQUEST_STARTUP_2,
     REQUEST_STARTUP_3,
-    backend_key_data,
     encode_text,
     notice_response,
 )
@@ -49,6 +49,8 @@ TLS_DEMANDED = ("require", "verify-ca", "verify-full")
 OUTSIDE = {"pam": "PAM", "ldap": "LDAP"}
 # auth_type values for which auth_file does not say who may come in.
 ASK_ELSEWHERE = ("any", *OUTSIDE)
+# Methods that find the same for everybody with the same packet and address.
+REMEMBERED = ("trust", "md5", "scram-sha-256", "plain", "password")
 _REPLICATION = {0: "no", LOGICAL: "database", PHYSICAL: "yes"}
 
 
@@ -69,7 +71,9 @@ class Login:
         "database",
         "database_name",
         "is_admin",
+        "method",
         "rights",
+        "rule",
         "user",
         "user_name",
     )
@@ -84,6 +88,10 @@ class Login:
         self.console: Any = None
         self.rights: str | None = None
         self.is_admin = False
+        #: auth_type, or what an HBA line says.
+        self.method = ""
+        #: The HBA line that fits, with auth_type=hba.
+        self.rule: Any = None
 
 
 def client_login(client: Any, app: Any) -> Talk:
@@ -92,6 +100,11 @@ def client_login(client: Any, app: Any) -> Talk:
     if client.first_byte_is_tls:
         yield from start_tls(client, app)
     code, body = yield READ
+    return (yield from login_by(client, app, code, body))
+
+
+def login_by(client: Any, app: Any, code: int, body: bytes) -> Talk:
+    """The login from a packet on that has been read."""
     while True:
         if code or not body.startswith(_STARTUP_3):
             code, body = yield from sort_out(client, app, code, body)
@@ -109,6 +122,9 @@ def client_login(client: Any, app: Any) -> Talk:
         if login.user is None:
             yield from find_user(client, app, login)
         choose_pool(client, app, login)
+        choose_method(client, app, login)
+        if login.user is None:
+            remember_nobody(client, app, login, body)
         exchange = exchange_for(client, app, login)
         if exchange is not None:
             try:
@@ -121,11 +137,92 @@ def client_login(client: Any, app: Any) -> Talk:
             waiter = client.pool.welcome_waiter(client)
             if waiter is not None:
                 yield waiter
-        return welcome(client, app, login)
+        outcome = welcome(client, app, login)
+        if login.method in REMEMBERED and login.console is None:
+            remember(client, app, login, body)
+        return outcome
+
+
+def known_login(client: Any, app: Any, known: Any, begun: Any) -> Talk:
+    """The password of a client whose startup packet is known; gives *known*.
+
+    *begun* says what has been done already: None nothing, False all of it, the rest
+    as in `relay.proof`. Whatever has changed meanwhile: then this is a login like
+    any other.
+    """
+    client.talk_limit = LONGEST_LOGIN_MESSAGE
+    login = known.login
+    if begun is not False:
+        try:
+            yield from exchange_for(client, app, login, begun) or ()
+        except StartAgain as packet:
+            return (yield from login_by(client, app, 0, packet.body))
+    if not known.stale:
+        return known
+    check_way_in(client, app, login)
+    waiter = client.pool.welcome_waiter(client)
+    if waiter is not None:
+        yield waiter
+    return welcome(client, app, login)
+
+
+def is_usual(client: Any, app: Any, body: bytes) -> bool:
+    """Say whether the next one with this packet will be treated like *client*."""
+    return (
+        client.tls_object is None
+        and not client.replication
+        and body.startswith(_VERSION_3_0)
+        and not app.settings.application_name_add_host
+        and not log.verbosity
+    )
+
+
+def remember(client: Any, app: Any, login: Login, body: bytes) -> None:
+    """Spare the next one with this packet what has just been found out."""
+    if not login.user.in_auth_file or not is_usual(client, app, body):
+        return
+    limits = app.limits
+    app.door.remember(
+        client,
+        body,
+        login,
+        login.method != "trust",
+        secret_for(app, login),
+        attempt_text(client, login) if app.settings.log_connections else None,
+        (
+            limits.max_db_clients(login.database),
+            limits.max_user_clients(login.user.account),
+        ),
+        welcome_around_key(client, app, b""),
+    )
+
+
+def remember_nobody(client: Any, app: Any, login: Login, body: bytes) -> None:
+    """Ask the next nobody with this packet as soon as somebody would be asked."""
+    if (
+        login.method not in ("md5", "scram-sha-256")
+        or login.console is not None
+        or login.user_name in app.registry.users
+        or not is_usual(client, app, body)
+    ):
+        return
+    database = login.database
+    app.door.remember(
+        client,
+        body,
+        login,
+        True,
+        secret_for(app, login),
+        attempt_text(client, login) if app.settings.log_connections else None,
+        (app.limits.max_db_clients(database) if database is not None else 0, 0),
+        (b"", b""),
+        no_such_user(login),
+    )
 
 
 _CANCEL = _INT32.pack(REQUEST_CANCEL)
-_STARTUP_3 = _INT32.pack(REQUEST_STARTUP_3)[:2]
+_VERSION_3_0 = _INT32.pack(REQUEST_STARTUP_3)
+_STARTUP_3 = _VERSION_3_0[:2]
 
 
 def cancel_asked(body: bytes) -> CancelAsked:
@@ -243,9 +340,14 @@ def find_user(client: Any, app: Any, login: Login) -> Talk:
     else:
         if name in app.registry.users:
             client.user = name
-        log.info(f"{client.prefix} no such user: {name}")
+        log.info(f"{client.prefix} {no_such_user(login)}")
     client.user = login.user_name
     client.user_state = login.user
+
+
+def no_such_user(login: Login) -> str:
+    """What the log says of a name that we do not know."""
+    return f"no such user: {login.user_name}"
 
 
 def look_up(client: Any, app: Any, login: Login) -> Talk:
@@ -275,15 +377,20 @@ def choose_pool(client: Any, app: Any, login: Login) -> None:
             user = app.registry.user(forced)
         client.pool = app.registry.pool(database, user.name, user)
     if app.settings.log_connections:
-        log.info(
-            f"{client.prefix} login attempt: db={shown_database(login)} "
-            f"user={login.user_name} tls={client.tls_info or 'no'} "
-            f"replication={_REPLICATION[client.replication]}"
-        )
+        log.info(f"{client.prefix} {attempt_text(client, login)}")
     if login.console is not None and login.rights is None:
         # Nobody's existence is told; PAM and LDAP have everybody's.
         if login.user is not None or app.settings.auth_type in OUTSIDE:
             raise Disconnect("not allowed")
+
+
+def attempt_text(client: Any, login: Login) -> str:
+    """What the log says of a login that has got so far."""
+    return (
+        f"login attempt: db={shown_database(login)} "
+        f"user={login.user_name} tls={client.tls_info or 'no'} "
+        f"replication={_REPLICATION[client.replication]}"
+    )
 
 
 def shown_database(login: Login) -> str:
@@ -325,17 +432,18 @@ def welcome(client: Any, app: Any, login: Login) -> Any:
 
 def send_welcome(client: Any, app: Any, fixed: bytes) -> None:
     """Send everything from AuthenticationOk to ReadyForQuery in one piece."""
-    client.cancel_key = key = app.new_cancel_key()
+    client.cancel_key = key = app.door.new_key()
+    before, after = welcome_around_key(client, app, fixed)
+    client.write(b"".join((before, key, after)))
+
+
+def welcome_around_key(client: Any, app: Any, fixed: bytes) -> tuple[bytes, bytes]:
+    """Give what is sent before and behind the cancel key."""
     message = app.settings.login_notify_message
-    client.write(
-        b"".join(
-            (
-                AUTHENTICATION_OK,
-                fixed,
-                client.pool.welcome_for(client),
-                backend_key_data(key),
-                notice_response(message) if message else b"",
-                READY_IDLE,
-            )
-        )
+    before = (
+        AUTHENTICATION_OK,
+        fixed,
+        client.pool.welcome_for(client),
+        CANCEL_KEY_FOLLOWS,
     )
+    return b"".join(before), (notice_response(message) if message else b"") + READY_IDLE

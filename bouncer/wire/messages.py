@@ -95,7 +95,7 @@ AUTHENTICATION_OK = _authentication(AUTH_OK)
 AUTHENTICATION_CLEARTEXT = _authentication(AUTH_CLEARTEXT)
 AUTHENTICATION_SASL = _authentication(AUTH_SASL, SCRAM_SHA_256 + b"\0\0")
 READY_IDLE = _packet(BE_READY, b"I")
-_KEY_DATA = _HEADER.pack(BE_BACKEND_KEY_DATA, 12)  # of a key of eight bytes
+CANCEL_KEY_FOLLOWS = _HEADER.pack(BE_BACKEND_KEY_DATA, 12)  # a key of eight bytes
 
 
 def authentication_md5(salt: bytes) -> bytes:
@@ -116,11 +116,6 @@ def authentication_sasl_final(data: bytes) -> bytes:
 def ready_for_query(status: bytes = b"I") -> bytes:
     """Say that the next command may come; *status* is I, T or E."""
     return _packet(BE_READY, status)
-
-
-def backend_key_data(key: bytes) -> bytes:
-    """Tell a client the key that cancels its queries."""
-    return _KEY_DATA + key if len(key) == 8 else _packet(BE_BACKEND_KEY_DATA, key)
 
 
 def parameter_status(name: str, value: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 from bouncer.errors import Disconnect
 from bouncer.relay import stream as relay_stream
 from bouncer.relay.client import Client
+from bouncer.relay.door import Door
 from bouncer.relay.poller import Poller
 from bouncer.relay.pool import Pool
 from bouncer.relay.server import Server
@@ -190,6 +191,7 @@ class Relay:
         self.alive_before = relay_stream.alive()
         self.size, self.opens_at_once, self.wanted = size, opens_at_once, 0
         self.poller = Poller()
+        self.door = Door(self)
         self.poller.crashed = self.crashed
         self.problems: list[Exception] = []
         self.keeper = Keeper(self)
@@ -286,7 +288,7 @@ class Relay:
         return -1
 
     def client_gone(self, client: Client) -> None:
-        """Nothing is counted here."""
+        """No cancel requests, no replication here."""
 
     def server_gone(self, server: Server, reason: str) -> None:
         self.reasons.append(reason)

@@ -31,7 +31,7 @@ class Cancelling(Relay):
 
     def ask_cancel(self, target):
         """Another connection brings a CancelRequest for *target*."""
-        self.cancels.keys[KEY] = target.client
+        self.door.keys[KEY] = target.client
         asker = self.client()
         asker.client.pool = None
         self.cancels.request(asker.client, KEY)

@@ -170,6 +170,22 @@ class FakeConsole:
         return "console"
 
 
+class FakeDoor:
+    """Counts nobody, remembers whom it is told to."""
+
+    def __init__(self) -> None:
+        self.sockets = 0
+        self.remembered: list[bytes] = []
+
+    def new_key(self) -> bytes:
+        """Always the same."""
+        return KEY
+
+    def remember(self, client: Any, body: bytes, *_: Any) -> None:
+        """Note the packet."""
+        self.remembered.append(body)
+
+
 class FakeApp:
     """The application as talks see it, over the real registry and limits."""
 
@@ -189,6 +205,7 @@ class FakeApp:
         self.config = Configuration(
             settings=found, databases=entries, autodb=None, users={}, peers={}
         )
+        self.door = FakeDoor()
         self.registry = Registry(self.config, FakePool)
         self.limits = Limits(self)
         self.consoles = {"pgbouncer": FakeConsole()}
@@ -209,10 +226,6 @@ class FakeApp:
     def settings(self) -> Settings:
         """The settings in force."""
         return self.config.settings
-
-    def new_cancel_key(self) -> bytes:
-        """Always the same."""
-        return KEY
 
     def auth_query(self, client: Any, database: Any, user: str) -> Waiter:
         """Answer from `rows`: name -> (name, secret), an exception, or no row."""

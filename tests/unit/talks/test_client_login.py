@@ -191,7 +191,7 @@ def test_clear_startup_where_tls_is_offered(client: FakeClient, mode: str) -> No
 
 def test_max_client_conn_counts_before_everything_else(client: FakeClient) -> None:
     app = app_of(max_client_conn=1)
-    app.limits.socket_count = 2
+    app.door.sockets = 2
     text = "no more connections allowed (max_client_conn)"
     # no NegotiateProtocolVersion, no look at the user
     assert reason(client, app, startup("ghost", "nodb", 0x30002)) == text
@@ -200,7 +200,7 @@ def test_max_client_conn_counts_before_everything_else(client: FakeClient) -> No
 
 def test_max_client_conn_does_not_shut_the_console(client: FakeClient) -> None:
     app = app_of(max_client_conn=1, users={"admin": ""})
-    app.limits.socket_count = 2
+    app.door.sockets = 2
     assert login(client, app, startup("admin", "pgbouncer")) == "console"
 
 

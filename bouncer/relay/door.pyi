@@ -1,0 +1,36 @@
+"""Let clients in and see them out. Types of door.pyx for Python callers."""
+
+from typing import Any
+
+class Counts:
+    client_count: int
+    server_count: int
+
+class Known:
+    login: Any
+    stale: bool
+
+class Door:
+    sockets: int
+    most_sockets: int
+    is_closing: bool
+    logging_in: dict[Any, None]
+    keys: dict[bytes, Any]
+    def __init__(self, app: Any) -> None: ...
+    def remember(
+        self,
+        client: Any,
+        body: bytes,
+        login: Any,
+        needs_proof: bool,
+        secret: Any,
+        attempt: str | None,
+        limits: tuple[int, int],
+        welcome: tuple[bytes, bytes],
+        nobody: str | None = ...,
+    ) -> None: ...
+    def forget(self) -> None: ...
+    def close(self) -> None: ...
+    def forget_keys(self) -> None: ...
+    def accepted(self, client: Any) -> None: ...
+    def new_key(self) -> bytes: ...

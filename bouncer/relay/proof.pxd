@@ -1,0 +1,48 @@
+"""A client's proof of its password: contract of proof.pyx."""
+
+from libc.stdint cimport uint8_t
+
+cdef extern from *:
+    """
+    /* The one-shot interface looks the algorithm up anew for every hash. */
+    #define OPENSSL_SUPPRESS_DEPRECATED
+    """
+
+cdef extern from "<openssl/sha.h>" nogil:
+    ctypedef struct SHA256_CTX:
+        pass
+
+cdef enum Verdict:
+    WRONG = 0                   # or unusual: a talk finds out
+    GO_ON = 1                   # another message is to come
+    RIGHT = 2
+
+
+cdef class Secret:
+    """What a stored secret is checked against."""
+    cdef:
+        object digits           # md5 object that has seen the stored digits, or None
+        # SCRAM: StoredKey, HMAC states of it and of ServerKey, end of server-first
+        uint8_t stored_key[32]
+        SHA256_CTX stored_inner, stored_outer
+        SHA256_CTX server_inner, server_outer
+        bytes tail
+
+
+cdef class Proof:
+    """How far one client has got."""
+    cdef:
+        Secret secret
+        bytes salt              # md5: the challenge
+        # SCRAM, as in auth.scram.ServerSide; empty until client-first
+        bytes client_bare
+        bytes nonce
+        bytes server_first
+        bytes binding
+        bytes reply             # left by check: what the client is to be told
+    cdef bytes challenge(self, bytes random)
+    cdef int check(self, const char* p, Py_ssize_t count, bytes random) except -1
+    cdef bint check_md5(self, const char* p, Py_ssize_t count) except -1
+    cdef bint read_first(self, const char* p, Py_ssize_t count, bytes random) except -1
+    cdef bint check_final(self, const char* p, Py_ssize_t count) except -1
+    cdef object begun(self)

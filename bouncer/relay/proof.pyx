@@ -1,0 +1,196 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""Check a client's password: md5 and SCRAM-SHA-256 (RFC 5802, RFC 7677), server's side.
+
+The usual form of each message and the right password, nothing else: what differs in
+any way is left to `bouncer.talks.authenticate`, which knows every way to fail, and is
+told by `begun` how far this has got.
+"""
+
+from binascii import a2b_base64, b2a_base64
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+from bouncer.wire.framer cimport be32
+
+cdef extern from "<openssl/sha.h>" nogil:
+    int SHA256_Init(SHA256_CTX* c)
+    int SHA256_Update(SHA256_CTX* c, const void* data, size_t size)
+    int SHA256_Final(uint8_t* digest, SHA256_CTX* c)
+
+cdef extern from "<openssl/crypto.h>" nogil:
+    int CRYPTO_memcmp(const void* a, const void* b, size_t size)
+
+cdef enum:
+    KEY = 32                    # bytes of a SHA-256 digest and of each key
+    BLOCK = 64
+    MD5_ANSWER = 36             # "md5", 32 digits, 0
+    PROOF_TEXT = 44             # base64 of a key
+    NONCE = 18                  # random bytes of ours; 24 characters, as PostgreSQL's
+
+cdef bytes MECHANISM = b"SCRAM-SHA-256\0"
+cdef int MECHANISM_SIZE = 14
+# Base64 of the gs2 headers "n,," and "y,,".
+cdef bytes NO_BINDING = b"biws"
+cdef bytes NO_BINDING_EITHER = b"eSws"
+
+
+cdef int begin_hmac(SHA256_CTX* inner, SHA256_CTX* outer, bytes key) except -1:
+    """The states behind the padded key: that part is the same for every message."""
+    cdef uint8_t[BLOCK] pad
+    cdef int i
+    if len(key) != KEY:
+        raise ValueError("a key of SCRAM-SHA-256 has 32 bytes")
+    memset(pad, 0, BLOCK)
+    memcpy(pad, <const char*>key, KEY)
+    for i in range(BLOCK):
+        pad[i] ^= 0x36
+    SHA256_Init(inner)
+    SHA256_Update(inner, pad, BLOCK)
+    for i in range(BLOCK):
+        pad[i] ^= 0x36 ^ 0x5C
+    SHA256_Init(outer)
+    SHA256_Update(outer, pad, BLOCK)
+    memset(pad, 0, BLOCK)
+    return 0
+
+
+cdef void end_hmac(const SHA256_CTX* inner, const SHA256_CTX* outer,
+                   const char* text, size_t size, uint8_t* digest) noexcept:
+    cdef SHA256_CTX state = inner[0]
+    SHA256_Update(&state, text, size)
+    SHA256_Final(digest, &state)
+    state = outer[0]
+    SHA256_Update(&state, digest, KEY)
+    SHA256_Final(digest, &state)
+
+
+cdef class Secret:
+
+    @staticmethod
+    def md5(digits):
+        """Of md5 authentication; *digits* is a hash object that has seen them."""
+        cdef Secret secret = Secret.__new__(Secret)
+        secret.digits = digits
+        return secret
+
+    @staticmethod
+    def scram(bytes stored_key not None, bytes server_key not None,
+              bytes tail not None):
+        """Of SCRAM; *tail* is the end of each server-first message."""
+        cdef Secret secret = Secret.__new__(Secret)
+        begin_hmac(&secret.stored_inner, &secret.stored_outer, stored_key)
+        begin_hmac(&secret.server_inner, &secret.server_outer, server_key)
+        memcpy(secret.stored_key, <const char*>stored_key, KEY)
+        secret.tail = tail
+        return secret
+
+
+cdef class Proof:
+
+    cdef bytes challenge(self, bytes random):
+        """The first message; *random* has 4 bytes at least."""
+        if self.secret.digits is not None:
+            self.salt = random[:4]
+            return b"R\0\0\0\x0c\0\0\0\5" + self.salt
+        return b"R\0\0\0\x17\0\0\0\x0a" + MECHANISM + b"\0"
+
+    cdef int check(self, const char* p, Py_ssize_t count, bytes random) except -1:
+        """A Verdict on the body of a password message; `reply` is what to send."""
+        if self.secret.digits is not None:
+            self.reply = b""
+            return RIGHT if self.check_md5(p, count) else WRONG
+        if self.nonce is None:
+            return GO_ON if self.read_first(p, count, random) else WRONG
+        return RIGHT if self.check_final(p, count) else WRONG
+
+    cdef bint check_md5(self, const char* p, Py_ssize_t count) except -1:
+        cdef bytes expected
+        if count != MD5_ANSWER or p[count - 1] != 0 or memcmp(p, b"md5", 3):
+            return False
+        state = self.secret.digits.copy()
+        state.update(self.salt)
+        expected = state.hexdigest().encode()
+        return CRYPTO_memcmp(p + 3, <const char*>expected, 32) == 0
+
+    cdef bint read_first(self, const char* p, Py_ssize_t count, bytes random) except -1:
+        """SASLInitialResponse: n,,n=NAME,r=NONCE and no more."""
+        cdef const char* stop = p + count
+        cdef const char* at
+        if count < MECHANISM_SIZE + 4 + 8 or memcmp(p, <const char*>MECHANISM,
+                                                    MECHANISM_SIZE):
+            return False
+        p += MECHANISM_SIZE
+        if be32(p) != <size_t>(stop - p - 4):
+            return False
+        p += 4
+        if p[0] == b"n":
+            self.binding = NO_BINDING
+        elif p[0] == b"y":
+            self.binding = NO_BINDING_EITHER
+        else:
+            return False
+        if memcmp(p + 1, b",,n=", 4):
+            return False
+        at = <const char*>memchr(p + 5, b",", stop - p - 5)
+        if at == NULL or stop - at < 4 or at[1] != b"r" or at[2] != b"=":
+            return False
+        self.client_bare = p[3:stop - p]
+        p = at + 3
+        at = p
+        while at < stop:
+            if not 0x21 <= <uint8_t>at[0] <= 0x7E or at[0] == b",":
+                return False
+            at += 1
+        nonce = p[:stop - p]
+        self.nonce = nonce + b2a_base64(random[:NONCE], newline=False)
+        self.server_first = b"r=" + self.nonce + self.secret.tail
+        size = len(self.server_first) + 8
+        self.reply = (b"R" + (<int>size).to_bytes(4, "big") + b"\0\0\0\x0b"
+                      + self.server_first)
+        return True
+
+    cdef bint check_final(self, const char* p, Py_ssize_t count) except -1:
+        """SASLResponse: c=BINDING,r=NONCE,p=PROOF and no more."""
+        cdef bytes begin = b"c=" + self.binding + b",r=" + self.nonce
+        cdef bytes proof, signed
+        cdef Py_ssize_t size = len(begin)
+        cdef uint8_t[KEY] key
+        cdef uint8_t[KEY] digest
+        cdef SHA256_CTX state
+        cdef int i
+        if (count != size + 3 + PROOF_TEXT or memcmp(p, <const char*>begin, size)
+                or memcmp(p + size, b",p=", 3)):
+            return False
+        try:
+            proof = a2b_base64(p[size + 3:count], strict_mode=True)
+        except ValueError:
+            return False
+        if len(proof) != KEY:
+            return False
+        signed = self.client_bare + b"," + self.server_first + b"," + begin
+        end_hmac(&self.secret.stored_inner, &self.secret.stored_outer, signed,
+                 len(signed), key)
+        for i in range(KEY):
+            key[i] ^= (<const uint8_t*><const char*>proof)[i]
+        SHA256_Init(&state)
+        SHA256_Update(&state, key, KEY)
+        SHA256_Final(digest, &state)
+        memset(key, 0, KEY)
+        if CRYPTO_memcmp(digest, self.secret.stored_key, KEY):
+            return False
+        end_hmac(&self.secret.server_inner, &self.secret.server_outer, signed,
+                 len(signed), digest)
+        # AuthenticationSASLFinal: v= and the server's signature.
+        self.reply = b"R\0\0\0\x36\0\0\0\x0cv=" + b2a_base64(
+            PyBytes_FromStringAndSize(<char*>digest, KEY), newline=False)
+        return True
+
+    cdef object begun(self):
+        """How far it got: a salt, True (asked), or what ServerSide goes on from."""
+        if self.salt is not None:
+            return self.salt
+        if self.nonce is None:
+            return True
+        return (self.binding, self.client_bare, self.nonce, self.server_first)
