@@ -35,6 +35,7 @@ cdef class Stream:
         Py_ssize_t behind       # bytes behind the message that a talk just got
         public object talk      # the Talk that runs on this stream, or None
         public object tls_object    # ssl.SSLObject or None
+        object tls_records      # reads and writes for it
         object tls_in
         object tls_out
         readonly int64_t connected_at   # monotonic microseconds

@@ -34,6 +34,9 @@ cdef extern from "Python.h":
 WantRead = ssl.SSLWantReadError
 TlsError = ssl.SSLError
 
+cdef enum:
+    COPIED = 4096               # bytes that cost less to copy than to make a view of
+
 cdef uint64_t last_id = 0
 cdef uint64_t made = 0
 cdef uint64_t freed = 0
@@ -56,6 +59,13 @@ def count_from(uint64_t value):
     global last_id
     if value > last_id:
         last_id = value
+
+
+cdef object as_object(const char* p, Py_ssize_t count):
+    """What the standard library takes for bytes; for one call."""
+    if count <= COPIED:
+        return p[:count]
+    return PyMemoryView_FromMemory(<char*>p, count, PyBUF_READ)
 
 
 cdef class Stream:
@@ -324,7 +334,7 @@ cdef class Stream:
             self.tls_pump()
 
     cdef int tls_receive(self, const char* p, Py_ssize_t count) except -1:
-        self.tls_in.write(PyMemoryView_FromMemory(<char*>p, count, PyBUF_READ))
+        self.tls_in.write(as_object(p, count))
         if self.tls_handshaking:
             return self.tls_handshake()
         return self.tls_pump()
@@ -337,7 +347,7 @@ cdef class Stream:
         # our buffer takes any record whole (RFC 8446 section 5.1).
         while not self.closed and self.want_read and self.tls_in.pending:
             try:
-                count = self.tls_object.read(poller.read_size, poller.plain_view)
+                count = self.tls_records.read(poller.read_size, poller.plain_view)
             except WantRead:
                 break
             except TlsError as error:
@@ -362,6 +372,8 @@ cdef class Stream:
         self.tls_object = context.wrap_bio(
             self.tls_in, self.tls_out, server_side=server_side,
             server_hostname=server_hostname)
+        # What SSLObject wraps has the same read and write, without a Python frame.
+        self.tls_records = getattr(self.tls_object, "_sslobj", self.tls_object)
         self.tls_handshaking = True
         if not server_side:
             self.tls_handshake()
@@ -390,7 +402,7 @@ cdef class Stream:
     cdef int send(self, const char* p, Py_ssize_t count) except -1:
         """Send plaintext; 1 when some of it had to be kept, else 0."""
         if self.tls_object is not None and not self.tls_handshaking:
-            self.tls_object.write(PyMemoryView_FromMemory(<char*>p, count, PyBUF_READ))
+            self.tls_records.write(as_object(p, count))
             data = self.tls_out.read()
             return self.push(data, len(data))
         return self.push(p, count)
@@ -428,7 +440,7 @@ cdef class Stream:
         if self.closed or self.broken:
             return
         if self.tls_object is not None and not self.tls_handshaking:
-            self.tls_object.write(data)
+            self.tls_records.write(data)
             data = self.tls_out.read()
         buf_append(&self.out, <const char*>data, len(data))
         self.poller.queue_flush(self)
@@ -500,7 +512,7 @@ cdef class Stream:
             close(self.fd)
         buf_free(&self.out)
         buf_free(&self.held)
-        self.tls_object = self.tls_in = self.tls_out = None
+        self.tls_object = self.tls_records = self.tls_in = self.tls_out = None
         cdef Talk talk = self.talk
         self.talk = None
         if talk is not None:
