@@ -56,7 +56,9 @@ def may_open(view: PoolView) -> Verdict:
             return Verdict(False, NO_ROOM)
         return Verdict(True, "cancel")
     reserve = False
-    if view.pool_size and view.connections >= view.pool_size and view.welcome_known:
+    # A pool that knows no welcome may exceed its size, by the one login that brings it.
+    is_bound = view.welcome_known or view.logins > 0
+    if view.pool_size and view.connections >= view.pool_size and is_bound:
         if not (
             view.reserve_size > 0
             and view.reserve_timeout > 0

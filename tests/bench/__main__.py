@@ -22,7 +22,7 @@ from tests.support.pooler import RunningPooler
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS, PEER = "pybouncer", "peer"
-SECTION_OF_OURS = "[pybouncer]\nparallel_logins = 8\n"
+SECTION_OF_OURS = "[pybouncer]\nparallel_logins = 16\n"
 
 
 def say(text: str) -> None:

@@ -6,6 +6,9 @@ on loopback reaches TARGET_PORT that much later, and so does what is answered.
 
 import asyncio
 import sys
+from typing import Any
+
+import uvloop
 
 
 class Half(asyncio.Protocol):
@@ -14,12 +17,11 @@ class Half(asyncio.Protocol):
     def __init__(self, delay: float) -> None:
         self.delay = delay
         self.other: Half | None = None
-        self.transport: asyncio.Transport | None = None
+        self.transport: Any = None
         self.early: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """What came before goes out now."""
-        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.writelines(self.early)
 
@@ -62,4 +64,4 @@ async def serve(port: int, target: int, delay: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) / 1000))
+    uvloop.run(serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]) / 1000))

@@ -55,6 +55,13 @@ def test_unknown_welcome_opens_beyond_the_size():
     assert verdict(connections=5, welcome_known=False).open
 
 
+def test_unknown_welcome_opens_one_login_beyond_the_size_however_many_may_log_in():
+    many = {"parallel_logins": 9, "welcome_known": False}
+    assert verdict(connections=4, logins=4, **many).open
+    assert not verdict(connections=5, logins=5, **many).open
+    assert not verdict(connections=6, logins=1, **many).open
+
+
 def test_cancels_may_use_twice_the_size_and_no_shared_limit():
     assert verdict(connections=9, cancels=1, max_database=1).open
     assert not verdict(connections=10, cancels=1).open
