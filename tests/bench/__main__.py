@@ -114,7 +114,7 @@ class Bench:
             databases={
                 load.DATABASE: "{pg} dbname=" + load.DATABASE,
                 load.FAR: f"host=127.0.0.1 port={self.far_port} "
-                f"dbname={load.DATABASE} user=u_keyed password=keyedpass "
+                f"dbname={load.DATABASE} user=u_scram2 password=scrampass2 "
                 f"pool_size={load.FAR_SERVERS}",
             },
             users=self.users,
