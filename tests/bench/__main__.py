@@ -101,7 +101,7 @@ class Bench:
             "client_tls_key_file": "{certs}/bouncer.key",
             "client_tls_cert_file": "{certs}/bouncer.crt",
             "server_tls_sslmode": "disable",
-            "max_prepared_statements": 100 if self.has_prepared(name) else None,
+            "max_prepared_statements": 300 if self.has_prepared(name) else None,
             "log_connections": 0,
             "log_disconnections": 0,
             "listen_backlog": 1024,

@@ -80,6 +80,13 @@ def figures(seconds: int, is_short: bool) -> list[Figure]:
         Figure("extended", us, 0.85, lambda t: cpu(t, seconds, "-M", "extended")),
         Figure("prepared", us, 0.80, lambda t: cpu(t, seconds, "-M", "prepared")),
         Figure(
+            f"prepared, {load.STATEMENTS} statements / one",
+            "times",
+            1.05,
+            lambda t: load.many_statements(t, seconds),
+            is_absolute=True,
+        ),
+        Figure(
             "TLS to the client", us, 0.85, lambda t: cpu(t, seconds, sslmode="require")
         ),
         *connect_cycles(seconds),

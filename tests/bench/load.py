@@ -15,13 +15,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from tests.support.pooler import RunningPooler, cpu_seconds
 from tests.support.wire import FakeClient, query
 
-CLIENTS, SERVERS = 32, 10
+CLIENTS, SERVERS, STATEMENTS = 32, 10, 200
 # A PostgreSQL across a network: where it is named, how long each way is (ms), how many
 # servers it gives us.
 FAR, AWAY, FAR_SERVERS = "far", 2.5, 50
@@ -51,10 +52,12 @@ class LoadFailed(Exception):
     """A load did not run as it should; the figure would be meaningless."""
 
 
-def pgbench(target: Target, *options: str, **where: object) -> str:
-    """Run pgbench on `select 1`; what it printed."""
+def pgbench(
+    target: Target, *options: str, sql: str = "select 1;\n", **where: object
+) -> str:
+    """Run pgbench on *sql*; what it printed."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write("select 1;\n")
+        script.write(sql)
         script.flush()
         done = subprocess.run(
             [target.pgbench, "-n", "-f", script.name, *options]
@@ -84,7 +87,7 @@ def rate(target: Target, seconds: int, mode: str = "simple") -> float:
 
 
 def cpu_per_transaction(
-    target: Target, seconds: int, *options: str, **where: object
+    target: Target, seconds: int, *options: str, **where: Any
 ) -> float:
     """Microseconds of the pooler's processor time per transaction of pgbench."""
     before = cpu_seconds(target.pid)
@@ -97,6 +100,17 @@ def cpu_per_transaction(
     used = cpu_seconds(target.pid) - before
     count = number_in(told, r"transactions actually processed: (\d+)")
     return 1e6 * used / count
+
+
+def many_statements(target: Target, seconds: int) -> float:
+    """Time per statement with STATEMENTS different ones, prepared, against one."""
+
+    def cost(texts: list[str]) -> float:
+        script = "".join(f"{text};\n" for text in texts)
+        return cpu_per_transaction(target, seconds, "-M", "prepared", sql=script)
+
+    same = cost(["select 1"] * STATEMENTS)
+    return cost([f"select {number}" for number in range(STATEMENTS)]) / same
 
 
 def connect_cycle(target: Target, seconds: int, user: str, password: str) -> float:
