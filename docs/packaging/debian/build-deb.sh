@@ -8,8 +8,8 @@
 # pgbouncer may be installed beside it; its unit, init script and configuration are
 # then used as they are.
 #
-# Needs: gcc, the headers and pip of PYTHON (Debian: python3-dev, python3-venv,
-# python3-pip), dpkg-deb.
+# Needs: gcc, the headers of OpenSSL, the headers and pip of PYTHON (Debian: libssl-dev,
+# python3-dev, python3-venv, python3-pip), dpkg-deb.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
