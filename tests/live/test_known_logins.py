@@ -176,7 +176,7 @@ def test_unusual_scram_ends_as_it_does_in_a_talk(start: Any, case: str) -> None:
 
     def reasons() -> list[str]:
         if len(talk) > len(steps) + 1:  # it ended with an error
-            one.wait_for_log("closing because")
+            one.wait_for_log("pooler error")
         return [
             line.partition("known@")[2].partition(" ")[2]
             for line in one.log_matches("ERROR")
