@@ -71,6 +71,7 @@ class Login:
         "database",
         "database_name",
         "is_admin",
+        "is_negotiated",
         "method",
         "rights",
         "rule",
@@ -88,6 +89,8 @@ class Login:
         self.console: Any = None
         self.rights: str | None = None
         self.is_admin = False
+        #: Whether the client was told which protocol we speak.
+        self.is_negotiated = False
         #: auth_type, or what an HBA line says.
         self.method = ""
         #: The HBA line that fits, with auth_type=hba.
@@ -166,12 +169,12 @@ def known_login(client: Any, app: Any, known: Any, begun: Any) -> Talk:
     return welcome(client, app, login)
 
 
-def is_usual(client: Any, app: Any, body: bytes) -> bool:
+def is_usual(client: Any, app: Any, login: Login) -> bool:
     """Say whether the next one with this packet will be treated like *client*."""
     return (
         client.tls_object is None
         and not client.replication
-        and body.startswith(_VERSION_3_0)
+        and not login.is_negotiated
         and not app.settings.application_name_add_host
         and not log.verbosity
     )
@@ -179,7 +182,7 @@ def is_usual(client: Any, app: Any, body: bytes) -> bool:
 
 def remember(client: Any, app: Any, login: Login, body: bytes) -> None:
     """Spare the next one with this packet what has just been found out."""
-    if not login.user.in_auth_file or not is_usual(client, app, body):
+    if not login.user.in_auth_file or not is_usual(client, app, login):
         return
     limits = app.limits
     app.door.remember(
@@ -203,7 +206,7 @@ def remember_nobody(client: Any, app: Any, login: Login, body: bytes) -> None:
         login.method not in ("md5", "scram-sha-256")
         or login.console is not None
         or login.user_name in app.registry.users
-        or not is_usual(client, app, body)
+        or not is_usual(client, app, login)
     ):
         return
     database = login.database
@@ -221,8 +224,7 @@ def remember_nobody(client: Any, app: Any, login: Login, body: bytes) -> None:
 
 
 _CANCEL = _INT32.pack(REQUEST_CANCEL)
-_VERSION_3_0 = _INT32.pack(REQUEST_STARTUP_3)
-_STARTUP_3 = _VERSION_3_0[:2]
+_STARTUP_3 = _INT32.pack(REQUEST_STARTUP_3)[:2]
 
 
 def cancel_asked(body: bytes) -> CancelAsked:
@@ -254,6 +256,7 @@ def begin(client: Any, app: Any, body: bytes) -> Login:
     if start.negotiation:
         client.write(start.negotiation)
     login = Login(start.user, start.database)
+    login.is_negotiated = bool(start.negotiation)
     login.console = app.consoles.get(start.database)
     login.database = app.registry.find_database(start.database, client)
     return login

@@ -354,6 +354,18 @@ def test_startup_parameters_of_known_packets_are_each_ones_own(start: Any) -> No
                 assert rows(client.ask("show timezone")) == [[zone]]
 
 
+@pytest.mark.parametrize("version", ["3.0", "3.2"])
+def test_protocol_negotiation_comes_each_time(start: Any, version: str) -> None:
+    one = start("trust")
+    for _ in range(3):
+        with FakeClient(one.port) as client:
+            params = [["database", "p0"], ["user", "known"], ["_pq_.foo", "bar"]]
+            client.start(params, version)
+            seen = client.until_ready()
+            assert seen[0]["type"] == "NegotiateProtocolVersion"
+            assert seen[-1]["type"] == "ReadyForQuery"
+
+
 def test_suspend_waits_for_a_password_that_was_asked_for(start: Any) -> None:
     one = start("md5", suspend_timeout=5)
     attempt(one)
