@@ -77,6 +77,8 @@ cdef class Client(Stream):
     cpdef int welcome_done(self) except -1
     # The flow of a query
     cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1
+    cdef int end_by(self, int kind, int code, const char* p,
+                    Py_ssize_t count) except -1
     cdef int pass_on(self, Server server, const char* p, Py_ssize_t count,
                      Buf* composed) except -1
     cdef bint is_slow(self) except -1

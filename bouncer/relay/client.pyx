@@ -35,6 +35,8 @@ cdef enum Kind:                 # of a message type, see KINDS
     NAMED = 2                   # a request that may name a prepared statement
     COPYING = 3                 # part of a COPY: goes only to a linked server
     GOODBYE = 4
+    BROKEN = 5                  # its length is impossible
+    NOT_ENDING = -1
 
 cdef uint8_t[256] KINDS
 KINDS[<int>FE_QUERY] = KINDS[<int>FE_FUNCTION_CALL] = KINDS[<int>FE_SYNC] = REQUEST
@@ -144,7 +146,8 @@ cdef class Client(Stream):
         cdef Py_ssize_t pos = 0         # looked at so far
         cdef Py_ssize_t start = 0       # forwarded so far
         cdef Py_ssize_t part
-        cdef int code, kind, done
+        cdef int code = 0, kind, done
+        cdef int ending = NOT_ENDING    # the Kind of message that ends the client
         cdef bint full = False          # the server owes too much already
         cdef uint32_t length
         cdef Buf* composed = NULL       # rewritten output, once there is any
@@ -178,19 +181,12 @@ cdef class Client(Stream):
                         code = <int>be32(p + pos + 4)
                         kind = UNKNOWN
                     else:
-                        self.bad_header(p + pos, count - pos)
-                        break
-                if kind == UNKNOWN:
-                    log.error(f"{self.prefix} unknown pkt from client: "
-                              f"{code}/0x{code:02x}")
-                    self.end("unknown pkt", True, "08P01")
-                    break
-                if kind == GOODBYE:
-                    if pos > start or composed != NULL:
-                        self.pass_on(server, p + start, pos - start, composed)
-                        start = pos
-                        composed = NULL
-                    self.end("client close request", False, "08P01")
+                        kind = BROKEN
+                if kind == UNKNOWN or kind == GOODBYE or kind == BROKEN or (
+                        code == FE_FLUSH and length != 4):
+                    # A Flush with a body PostgreSQL would answer with an error and
+                    # skip all up to a Sync, which may be another client's.
+                    ending = kind if kind != REQUEST else BROKEN
                     break
                 if self.refusing:
                     self.drop_refused(code)
@@ -252,7 +248,7 @@ cdef class Client(Stream):
                     if buf_size(&self.out) > 0 and self.is_slow():
                         break
                     if code == FE_QUERY and refuse_simple_query:
-                        self.refuse_query()
+                        ending = REQUEST
                         break
                     self.begin_request()
                     if self.pool.acquire(self) != LINKED:
@@ -262,7 +258,7 @@ cdef class Client(Stream):
                     if self.query_start == 0 or self.transaction_start == 0:
                         self.begin_request()
                     if code == FE_QUERY and refuse_simple_query:
-                        self.refuse_query()
+                        ending = REQUEST
                         break
                 self.pool.client_bytes += length + 1
                 if kind == NAMED and composed != NULL and not server.own_unnamed:
@@ -284,6 +280,9 @@ cdef class Client(Stream):
                             server.probe()
                         else:
                             self.pool.release(server)
+            if ending != NOT_ENDING and not self.closed:
+                # Behind what was sent before, or a message would stay cut in two.
+                self.end_by(ending, code, p + pos, count - pos)
             if buf_size(&self.out) > HIGH_WATER:
                 self.is_slow()
         finally:
@@ -294,6 +293,18 @@ cdef class Client(Stream):
                 if composed.capacity > HIGH_WATER:
                     buf_free(composed)
         return pos if not self.closed else count
+
+    cdef int end_by(self, int kind, int code, const char* p,
+                    Py_ssize_t count) except -1:
+        """End for the message at *p*, which is not relayed."""
+        if kind == BROKEN:
+            return self.bad_header(p, count)
+        if kind == GOODBYE:
+            return self.end("client close request", False, "08P01")
+        if kind == REQUEST:
+            return self.refuse_query()
+        log.error(f"{self.prefix} unknown pkt from client: {code}/0x{code:02x}")
+        return self.end("unknown pkt", True, "08P01")
 
     cdef int pass_on(self, Server server, const char* p, Py_ssize_t count,
                      Buf* composed) except -1:

@@ -88,11 +88,22 @@ def after_login(port: int, mutator: Mutator, corpus: list[list[bytes]]) -> None:
         leave(client.sock, dice)
 
 
+def state_of(one, postgres):
+    """Who waits for whom: the pooler's view and PostgreSQL's."""
+    found = [
+        {name: row[name] for name in ("type", "user", "state", "wait", "link", "ptr")}
+        for what in ("CLIENTS", "SERVERS")
+        for row in one.console(f"SHOW {what}")
+    ]
+    busy = "select pid, state, wait_event, query from pg_stat_activity"
+    return "\n".join(map(str, [*found, *postgres.rows(busy)]))
+
+
 @pytest.mark.adversity
 @pytest.mark.regression(32)
 @pytest.mark.timeout(SECONDS * 2 + 60)
 @pytest.mark.parametrize("play", [before_login, after_login])
-def test_pooler_bears_any_bytes(pooler, lab, play):
+def test_pooler_bears_any_bytes(pooler, postgres, lab, play):
     one = pooler({**INI, "auth_type": "hba", "auth_hba_file": "{dir}/hba"}, run=False)
     (one.directory / "hba").write_text(HBA)
     one.identity.own(one.directory)
@@ -111,8 +122,8 @@ def test_pooler_bears_any_bytes(pooler, lab, play):
             # What is made once for all is there after a third of the time.
             if not memory and passed > SECONDS / 3:
                 memory = one.memory()
-    assert not crew.wrong
-    assert not crew.hanging
+    assert not crew.wrong, state_of(one, postgres)
+    assert not crew.hanging, state_of(one, postgres)
     assert crew.answered > 20 * SECONDS
     assert played > 5 * SECONDS
     one.wait_for_pool(lambda row: row["cl_active"] == row["cl_waiting"] == 0, 20)
