@@ -223,7 +223,10 @@ def test_takeovers_in_a_row_from_a_real_one_to_us_and_back(
     chain = [first]
     ledger = Ledger(first, postgres, prepared=False)
     for number, command in enumerate((lab.command, lab.command, real)):
-        assert ledger.progress(), ledger.errors
+        assert ledger.progress(), (
+            ledger.errors,
+            [one.log_matches("unknown pkt") for one in chain],
+        )
         chain.append(successor(first, command, f"new{number}"))
         chain[-1].take_over()
         assert chain[-2].wait_for_exit(10) == 0
