@@ -182,11 +182,12 @@ cdef class Client(Stream):
                         kind = UNKNOWN
                     else:
                         kind = BROKEN
-                if kind == UNKNOWN or kind == GOODBYE or kind == BROKEN or (
-                        code == FE_FLUSH and length != 4):
-                    # A Flush with a body PostgreSQL would answer with an error and
-                    # skip all up to a Sync, which may be another client's.
-                    ending = kind if kind != REQUEST else BROKEN
+                elif code == FE_FLUSH and length != 4:
+                    # PostgreSQL would answer with an error and skip all up to a
+                    # Sync, which may be another client's.
+                    kind = BROKEN
+                if kind == UNKNOWN or kind == GOODBYE or kind == BROKEN:
+                    ending = kind
                     break
                 if self.refusing:
                     self.drop_refused(code)
