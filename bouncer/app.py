@@ -41,7 +41,12 @@ from bouncer.relay.poller import Poller
 from bouncer.relay.tracked import from_dict
 from bouncer.rows import Rows
 from bouncer.stats import Stats
-from bouncer.talks.client_login import CancelAsked, client_login, known_login
+from bouncer.talks.client_login import (
+    CancelAsked,
+    client_login,
+    come_in,
+    known_login,
+)
 
 JANITOR_PERIOD = 1 / 3  # seconds
 MAX_BUFFER = 16 << 20  # bytes; nobody means more by pkt_buf
@@ -383,6 +388,10 @@ class Bouncer:
         """One like *client* got in before; see `known_login` for *begun*."""
         client.begin_talk(known_login(client, self, known, begun))
 
+    def begin_welcome(self, client: Any, login: Any) -> None:
+        """*client* has proved who it is, but things have changed meanwhile."""
+        client.begin_talk(come_in(client, self, login))
+
     def proxy_header(self, client: Any, data: bytes) -> int:
         """The first bytes of *client* may be a PROXY protocol header.
 
@@ -422,14 +431,7 @@ class Bouncer:
             return
         if client.on_console:
             return
-        self.logging_in.pop(client, None)
-        client.welcome_done()
-        client.pool.push_client(client)
-        client.pool.logins += 1
-        client.pool.idle_since = self.poller.now
-        if client.cancel_key is not None:
-            self.door.keys[client.cancel_key] = client
-        client.startup_params = None
+        self.door.take_in(client)
         if outcome is not None:
             client.on_console = True
             client.begin_talk(outcome)

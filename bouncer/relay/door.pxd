@@ -60,5 +60,6 @@ cdef class Door:
                           Py_ssize_t count) except -1
     cdef bytes random(self)
     cdef int let_in(self, Client client, Known known) except -1
+    cpdef int take_in(self, Client client) except -1
     cpdef bytes new_key(self)
     cdef int gone(self, Client client) except -1

@@ -198,7 +198,7 @@ cdef class Door:
             if verdict == RIGHT:
                 client.proof = client.known = None
                 if known.stale:
-                    self.app.begin_proof(client, known, False)
+                    self.app.begin_welcome(client, known.login)
                 else:
                     self.let_in(client, known)
                 break
@@ -215,12 +215,10 @@ cdef class Door:
     cdef int let_in(self, Client client, Known known) except -1:
         """*client* has proved who it is: send the welcome, begin to relay."""
         cdef char[LONGEST_WELCOME] text
-        cdef Pool pool = known.pool
         cdef Py_ssize_t before = len(known.before), after = len(known.after), size
         cdef bytes key = self.new_key()
         client.tracked = known.tracked
         client.cancel_key = key
-        self.keys[key] = client
         size = before + len(key) + after
         if size <= LONGEST_WELCOME and buf_size(&client.out) == 0:
             memcpy(text, <const char*>known.before, before)
@@ -229,6 +227,11 @@ cdef class Door:
             client.push(text, size)
         else:
             client.write(known.before + key + known.after)
+        return self.take_in(client)
+
+    cpdef int take_in(self, Client client) except -1:
+        """*client* has logged in: its pool has it, and its key cancels its queries."""
+        cdef Pool pool = client.pool
         if self.logging_in:
             self.logging_in.pop(client, None)
         client.startup_params = None
@@ -236,6 +239,8 @@ cdef class Door:
         pool.clients.push_tail(client)
         pool.logins += 1
         pool.idle_since = client.poller.now
+        if client.cancel_key is not None:
+            self.keys[client.cancel_key] = client
         return 0
 
     cpdef bytes new_key(self):

@@ -135,12 +135,7 @@ def login_by(client: Any, app: Any, code: int, body: bytes) -> Talk:
             except StartAgain as packet:
                 code, body = 0, packet.body
                 continue
-        check_way_in(client, app, login)
-        if login.console is None:
-            waiter = client.pool.welcome_waiter(client)
-            if waiter is not None:
-                yield waiter
-        outcome = welcome(client, app, login)
+        outcome = yield from come_in(client, app, login)
         if login.method in REMEMBERED and login.console is None:
             remember(client, app, login, body)
         return outcome
@@ -149,23 +144,27 @@ def login_by(client: Any, app: Any, code: int, body: bytes) -> Talk:
 def known_login(client: Any, app: Any, known: Any, begun: Any) -> Talk:
     """The password of a client whose startup packet is known; gives *known*.
 
-    *begun* says what has been done already: None nothing, False all of it, the rest
-    as in `relay.proof`. Whatever has changed meanwhile: then this is a login like
-    any other.
+    *begun* says what has been done already: None nothing, the rest as in
+    `relay.proof`. When something has changed meanwhile this is a login like any other.
     """
     client.talk_limit = LONGEST_LOGIN_MESSAGE
     login = known.login
-    if begun is not False:
-        try:
-            yield from exchange_for(client, app, login, begun) or ()
-        except StartAgain as packet:
-            return (yield from login_by(client, app, 0, packet.body))
+    try:
+        yield from exchange_for(client, app, login, begun) or ()
+    except StartAgain as packet:
+        return (yield from login_by(client, app, 0, packet.body))
     if not known.stale:
         return known
+    return (yield from come_in(client, app, login))
+
+
+def come_in(client: Any, app: Any, login: Login) -> Talk:
+    """What comes behind the proof: last checks, and the welcome once it is known."""
     check_way_in(client, app, login)
-    waiter = client.pool.welcome_waiter(client)
-    if waiter is not None:
-        yield waiter
+    if login.console is None:
+        waiter = client.pool.welcome_waiter(client)
+        if waiter is not None:
+            yield waiter
     return welcome(client, app, login)
 
 
