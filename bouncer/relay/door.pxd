@@ -51,14 +51,11 @@ cdef class Door:
         readonly dict logging_in    # clients whose login takes time, in order
         readonly dict keys      # cancel key -> client
         list spare              # cancel keys for the next clients
-        bytes noise             # random bytes for the next challenges
-        Py_ssize_t noise_used
         dict known              # packet with its sender's address -> Known
         dict nobodies           # the same of those that only get so far as to be asked
     cdef int enter(self, Client client, const char* p, Py_ssize_t count) except -1
     cdef Py_ssize_t go_on(self, Client client, const char* p,
                           Py_ssize_t count) except -1
-    cdef bytes random(self)
     cdef int let_in(self, Client client, Known known) except -1
     cpdef int take_in(self, Client client) except -1
     cpdef bytes new_key(self)

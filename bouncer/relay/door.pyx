@@ -11,8 +11,6 @@ alone knows how to refuse. Nobodies are remembered, too: a password must not be 
 for sooner of those who exist.
 """
 
-import os
-
 from cpython.dict cimport PyDict_GetItem
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
@@ -30,8 +28,6 @@ cdef enum:
     ADDRESS = 17                # bytes before it in its key
     LONGEST_WELCOME = 2048      # bytes of one that is put together on the stack
     LONGEST_PROOF = 2048        # bytes of a password message that is checked here
-    NOISE = 1024                # random bytes read at once: a system call costs more
-    NOISE_USED = 24             # of them for one challenge
 
 
 cdef class Counts:
@@ -63,7 +59,6 @@ cdef class Door:
         self.logging_in = {}
         self.keys = {}
         self.spare = []
-        self.noise = b""
         self.known = {}
         self.nobodies = {}
 
@@ -169,7 +164,7 @@ cdef class Door:
             client.known = known
             client.proof = Proof.__new__(Proof)
             client.proof.secret = known.secret
-            client.write(client.proof.challenge(self.random()))
+            client.write(client.proof.challenge())
         return <int>length
 
     cdef Py_ssize_t go_on(self, Client client, const char* p,
@@ -186,7 +181,7 @@ cdef class Door:
             if p[used] == FE_PASSWORD and 4 < length <= LONGEST_PROOF:
                 if count - used - 1 < length:
                     break
-                verdict = proof.check(p + used + HEADER, length - 4, self.random())
+                verdict = proof.check(p + used + HEADER, length - 4)
             if verdict == WRONG or verdict == RIGHT and known.pool is None:
                 # Or anything else: the talk takes the same message.
                 client.proof = client.known = None
@@ -203,14 +198,6 @@ cdef class Door:
                     self.let_in(client, known)
                 break
         return used
-
-    cdef bytes random(self):
-        """Random bytes for one message, not used before."""
-        if self.noise_used + NOISE_USED > len(self.noise):
-            self.noise = os.urandom(NOISE)
-            self.noise_used = 0
-        self.noise_used += NOISE_USED
-        return self.noise[self.noise_used - NOISE_USED:self.noise_used]
 
     cdef int let_in(self, Client client, Known known) except -1:
         """*client* has proved who it is: send the welcome, begin to relay."""

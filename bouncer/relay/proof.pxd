@@ -40,9 +40,9 @@ cdef class Proof:
         bytes server_first
         bytes binding
         bytes reply             # left by check: what the client is to be told
-    cdef bytes challenge(self, bytes random)
-    cdef int check(self, const char* p, Py_ssize_t count, bytes random) except -1
+    cdef bytes challenge(self)
+    cdef int check(self, const char* p, Py_ssize_t count) except -1
     cdef bint check_md5(self, const char* p, Py_ssize_t count) except -1
-    cdef bint read_first(self, const char* p, Py_ssize_t count, bytes random) except -1
+    cdef bint read_first(self, const char* p, Py_ssize_t count) except -1
     cdef bint check_final(self, const char* p, Py_ssize_t count) except -1
     cdef object begun(self)

@@ -6,6 +6,7 @@ any way is left to `bouncer.talks.authenticate`, which knows every way to fail, 
 told by `begun` how far this has got.
 """
 
+import os
 from binascii import a2b_base64, b2a_base64
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -27,6 +28,7 @@ cdef enum:
     BLOCK = 64
     MD5_ANSWER = 36             # "md5", 32 digits, 0
     PROOF_TEXT = 44             # base64 of a key
+    SALT = 4                    # random bytes of an md5 challenge
     NONCE = 18                  # random bytes of ours; 24 characters, as PostgreSQL's
 
 cdef bytes MECHANISM = b"SCRAM-SHA-256\0"
@@ -34,6 +36,23 @@ cdef int MECHANISM_SIZE = 14
 # Base64 of the gs2 headers "n,," and "y,,".
 cdef bytes NO_BINDING = b"biws"
 cdef bytes NO_BINDING_EITHER = b"eSws"
+
+
+cdef enum:
+    NOISE = 1024                # random bytes read at once: a system call costs more
+
+cdef bytes noise = b""
+cdef Py_ssize_t noise_used = 0
+
+
+cdef bytes random_bytes(Py_ssize_t count):
+    """So many random bytes, not used before."""
+    global noise, noise_used
+    if noise_used + count > len(noise):
+        noise = os.urandom(NOISE)
+        noise_used = 0
+    noise_used += count
+    return noise[noise_used - count:noise_used]
 
 
 cdef int begin_hmac(SHA256_CTX* inner, SHA256_CTX* outer, bytes key) except -1:
@@ -89,20 +108,20 @@ cdef class Secret:
 
 cdef class Proof:
 
-    cdef bytes challenge(self, bytes random):
-        """The first message; *random* has 4 bytes at least."""
+    cdef bytes challenge(self):
+        """The first message."""
         if self.secret.digits is not None:
-            self.salt = random[:4]
+            self.salt = random_bytes(SALT)
             return b"R\0\0\0\x0c\0\0\0\5" + self.salt
         return b"R\0\0\0\x17\0\0\0\x0a" + MECHANISM + b"\0"
 
-    cdef int check(self, const char* p, Py_ssize_t count, bytes random) except -1:
+    cdef int check(self, const char* p, Py_ssize_t count) except -1:
         """A Verdict on the body of a password message; `reply` is what to send."""
         if self.secret.digits is not None:
             self.reply = b""
             return RIGHT if self.check_md5(p, count) else WRONG
         if self.nonce is None:
-            return GO_ON if self.read_first(p, count, random) else WRONG
+            return GO_ON if self.read_first(p, count) else WRONG
         return RIGHT if self.check_final(p, count) else WRONG
 
     cdef bint check_md5(self, const char* p, Py_ssize_t count) except -1:
@@ -114,7 +133,7 @@ cdef class Proof:
         expected = state.hexdigest().encode()
         return CRYPTO_memcmp(p + 3, <const char*>expected, 32) == 0
 
-    cdef bint read_first(self, const char* p, Py_ssize_t count, bytes random) except -1:
+    cdef bint read_first(self, const char* p, Py_ssize_t count) except -1:
         """SASLInitialResponse: n,,n=NAME,r=NONCE and no more."""
         cdef const char* stop = p + count
         cdef const char* at
@@ -144,7 +163,7 @@ cdef class Proof:
                 return False
             at += 1
         nonce = p[:stop - p]
-        self.nonce = nonce + b2a_base64(random[:NONCE], newline=False)
+        self.nonce = nonce + b2a_base64(random_bytes(NONCE), newline=False)
         self.server_first = b"r=" + self.nonce + self.secret.tail
         size = len(self.server_first) + 8
         self.reply = (b"R" + (<int>size).to_bytes(4, "big") + b"\0\0\0\x0b"
