@@ -27,7 +27,7 @@ debug_CFLAGS := -O1 -g -fwrapv -DBOUNCER_DEBUG=1
 release_CFLAGS := -O2 -g0 -fwrapv -DNDEBUG
 
 .PHONY: build demo test lint unit live compat adversity bench bench-short soak fuzz \
-	dist clean distclean
+	outside outside-short dist clean distclean
 
 build: $(BUILT)
 
@@ -92,6 +92,13 @@ bench-short: build $(VENV)/testable
 
 soak: build $(VENV)/testable
 	$(PYTEST) $(POOLER_OPTION) -m slow --timeout=3600
+
+# Hostile clients and servers, and what others feel of them; with the real PgBouncer.
+outside: build $(VENV)/testable
+	$(BIN)/python -m tests.hostile
+
+outside-short: build $(VENV)/testable
+	$(BIN)/python -m tests.hostile --short
 
 # Properties with many examples, then random bytes against a live pooler for a while.
 FUZZ_SECONDS ?= 600
