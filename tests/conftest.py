@@ -12,9 +12,12 @@ import pytest
 
 from tests.support import extensions
 from tests.support.ground import Ground, Postgres, Unusable
+from tests.support.ordinary import make_ordinary
 from tests.support.pooler import RunningPooler
 
 ROOT = Path(__file__).resolve().parents[1]
+# Before the first test, and before xdist starts workers.
+make_ordinary()
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 

@@ -259,7 +259,8 @@ def main() -> int:
     """Measure, print, write."""
     given = arguments()
     rounds, seconds = (1, 1) if given.short else (given.rounds, given.seconds)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         with benches(given) as bench:
             chosen = [f for f in figures(seconds, given.short) if given.only in f.name]

@@ -274,7 +274,10 @@ def main() -> int:
     parser.add_argument("--pooler", default=str(beside), help="the pgbouncer to show")
     parser.add_argument("--seconds", type=int, default=5, help="per pgbench run")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: in the background of a script it is ignored, and who sends it by hand
+    # still wants everything stopped.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         with stage(program_command(given.pooler), given.seconds) as demo:
             demo.start_postgresql()
