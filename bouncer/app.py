@@ -267,7 +267,7 @@ class Bouncer:
         config = Database(CONSOLE, CONSOLE, user=CONSOLE, pool_mode="statement")
         console = DatabaseState(config)
         self.registry.databases[CONSOLE] = console
-        self.registry.pool(console, CONSOLE, self.registry.user(CONSOLE))
+        self.registry.pool(console, CONSOLE)
 
     def fill_forced_pools(self) -> None:
         """Databases that want servers for their forced user have a pool at once."""
@@ -275,7 +275,7 @@ class Bouncer:
             name = database.config.user
             wanted = self.limits.database_min_pool_size(database) > 0
             if name and wanted and database.name != CONSOLE:
-                self.registry.pool(database, name, self.registry.user(name))
+                self.registry.pool(database, name)
 
     def read_users(self) -> None:
         """Read auth_file if it is used and has changed."""

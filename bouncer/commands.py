@@ -271,10 +271,10 @@ class Commands:
             f"dropping database '{database.name}' as it does not exist anymore or "
             "inactive auto-database"
         )
-        users = [pool.user for pool in database.pools.values()]
+        names = list(database.pools)
         self.remove_pools(database)
-        for user in users:
-            self.app.registry.forget_learnt(database, user)
+        for name in names:
+            self.app.registry.forget_learnt(database.name, name)
 
     def kill_client(self, number: int) -> None:
         for pool in self.app.registry.all_pools():

@@ -31,7 +31,7 @@ class Lookups:
             shown = database.config.auth_dbname or app.settings.auth_dbname or "(null)"
             raise Disconnect(f'authentication database "{shown}" is disabled')
         auth_user = database.config.auth_user or app.settings.auth_user
-        pool = app.registry.pool(where, auth_user, app.registry.user(auth_user))
+        pool = app.registry.pool(where, auth_user)
         query = database.config.auth_query or app.settings.auth_query
         waiter = Waiter()
         client.pool = pool

@@ -57,7 +57,7 @@ class Probes:
         )
         if not user:
             raise LookupError(name)
-        return registry.pool(database, user, registry.user(user))
+        return registry.pool(database, user)
 
     async def run(self, pool: Any, server: Any, sql: str) -> list[Row]:
         answer: asyncio.Future[Any] = self.app.loop.create_future()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
+from bouncer.auth.scram import fits
+from bouncer.auth.secrets import parse_scram
 from bouncer.relay.pool import Pool
 from bouncer.relay.talk import Waiter
 from bouncer.relay.tracked import filled, from_dict, index_of, named_values
@@ -38,6 +40,7 @@ class ServerPool(Pool):
         self.welcomes: dict[tuple[Any, ...], tuple[bytes, Any]] = {}
         # The one sent last: startup parameters (that very object), bytes, tracked
         self.last_welcome: tuple[Any, ...] = NO_WELCOME
+        # Of `own_password`; those of other secrets are their users'.
         self.scram_keys: tuple[bytes, bytes] | None = None
         # Attempts to open a server; monotonic microseconds
         self.failed = False  # the last one did not get through
@@ -59,11 +62,30 @@ class ServerPool(Pool):
     @property
     def credentials(self) -> Credentials:
         """Name and secret for a login at the server."""
+        password = self.own_password
+        if password is not None:
+            keys = self.scram_keys or self.user.scram_keys
+            return Credentials(self.user_name, password, keys)
+        return Credentials(self.user_name, self.user.secret, self.user.scram_keys)
+
+    @property
+    def own_password(self) -> str | None:
+        """The `password=` of a forced user: of him alone, not of an auth_user."""
         config = self.database.config
-        keys = self.scram_keys or self.user.scram_keys
-        if config.user and config.password:
-            return Credentials(self.user_name, config.password, keys)
-        return Credentials(self.user_name, self.user.secret, keys)
+        return (config.password or None) if config.user == self.user_name else None
+
+    def learn_keys(self, keys: tuple[bytes, bytes]) -> None:
+        """Keep SCRAM keys if they open the secret that this pool logs in with.
+
+        They stand beside that secret, so that they are found wherever it is.
+        """
+        secret = parse_scram(self.credentials.secret)
+        if secret is None or not fits(secret, keys):
+            return
+        if self.own_password is not None:
+            self.scram_keys = keys
+        else:
+            self.user.scram_keys = keys
 
     # Welcome (client sheet 6)
 

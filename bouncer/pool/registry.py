@@ -189,6 +189,7 @@ class Registry:
             state.account.aliases += 1
         state.set_secret(secret)
         state.options = state.account.options
+        self.settle_pool(database, name)
         return state
 
     def set_auth_file(self, secrets: dict[str, str]) -> None:
@@ -198,10 +199,19 @@ class Registry:
             if state.in_auth_file and name not in secrets:
                 state.in_auth_file = False
                 state.set_secret("")
+        told = set()
         for name, secret in secrets.items():
             state = self.user(name)
+            if not state.in_auth_file or state.secret != secret:
+                told.add(name)
             state.in_auth_file = True
             state.set_secret(secret)
+        # The file was told last: what was learnt of them before is void.
+        for database_name, name in [key for key in self.learnt if key[1] in told]:
+            database = self.databases.get(database_name)
+            self.forget_learnt(database_name, name)
+            if database is not None:
+                self.settle_pool(database, name)
 
     def note_forced_user(self, database: DatabaseState) -> None:
         """Names that a configuration mentions are users, too (SHOW USERS)."""
@@ -211,17 +221,39 @@ class Registry:
 
     # Pools
 
-    def pool(
-        self, database: DatabaseState, user_name: str, user: UserState
-    ) -> ServerPool:
-        """The pool of *database* for the server user *user_name*."""
-        found = database.pools.get(user_name)
-        if found is None:
-            found = self.make_pool(database, user)
-            database.pools[user_name] = found
+    def server_user(self, database: DatabaseState, name: str) -> UserState:
+        """Who it is that logs in at servers of *database* as *name*.
+
+        A forced user is the one of the table, whatever a client of that name has
+        shown. Anybody else is who was learnt for this database, if it was anybody.
+        """
+        if name != database.config.user:
+            learnt = self.learnt.get((database.name, name))
+            if learnt is not None:
+                return learnt
+        return self.user(name)
+
+    def pool(self, database: DatabaseState, name: str) -> ServerPool:
+        """The pool of *database* for the server user *name*."""
+        if name not in database.pools:
+            user = self.server_user(database, name)
+            database.pools[name] = self.make_pool(database, user)
         else:
-            found.user = user
+            self.settle_pool(database, name)
+        found = database.pools[name]
+        # The role that its servers have: nobody else's secret may open one.
+        assert found.user.name == name
         return found
+
+    def login_pool(self, database: DatabaseState, user: UserState) -> ServerPool:
+        """The pool for clients that have come in as *user*: maybe a forced user's."""
+        return self.pool(database, database.config.user or user.name)
+
+    def settle_pool(self, database: DatabaseState, name: str) -> None:
+        """Let the pool *name*, if there is one, log in as whoever that is now."""
+        found = database.pools.get(name)
+        if found is not None:
+            found.user = self.server_user(database, name)
 
     def drop_pool(self, pool: ServerPool) -> None:
         """Forget a pool that nobody uses; the totals keep what it has counted."""
@@ -231,13 +263,14 @@ class Registry:
         counted = pool.counters()
         past = database.past or (0,) * len(counted)
         database.past = tuple(a + b for a, b in zip(past, counted, strict=True))
-        self.forget_learnt(database, pool.user)
+        self.forget_learnt(database.name, pool.user_name)
 
-    def forget_learnt(self, database: DatabaseState, user: UserState) -> None:
+    def forget_learnt(self, database_name: str, name: str) -> None:
         """A user learnt for a pool that is gone: whoever it is, it is asked again."""
-        if self.learnt.pop((database.name, user.name), None) is None:
+        learnt = self.learnt.pop((database_name, name), None)
+        if learnt is None:
             return
-        account = user.account
+        account = learnt.account
         account.aliases -= 1
         if not (
             account.in_auth_file
@@ -290,6 +323,9 @@ class Registry:
             self.user(name).options = options
         for learnt in self.learnt.values():
             learnt.options = learnt.account.options
+        for state in self.databases.values():
+            for name in state.pools:
+                self.settle_pool(state, name)
         for number, peer in configuration.peers.items():
             known = self.peers.get(number)
             if known is None:

@@ -19,7 +19,7 @@ from bouncer.auth import ldap, pam, tls
 from bouncer.auth.derive import MAX_ITERATIONS, deriver, secret_of
 from bouncer.auth.md5 import answer as md5_answer
 from bouncer.auth.md5 import begun_with, hash_password
-from bouncer.auth.scram import ScramError, ServerSide, fits, mock_secrets
+from bouncer.auth.scram import ScramError, ServerSide, mock_secrets
 from bouncer.auth.secrets import (
     MD5,
     PLAIN,
@@ -292,11 +292,9 @@ def remember_keys(client: Any, user: Any, keys: Any) -> None:
     """Keep what the client's proof has shown, for logins at the server."""
     user.scram_keys = keys
     pool = client.pool
-    if pool is not None and pool.user is not user:
-        # A forced user whose password= is the client's own secret.
-        secret = parse_scram(pool.credentials.secret)
-        if secret is not None and fits(secret, keys):
-            pool.scram_keys = keys
+    if pool is not None:
+        # A forced user may have the client's own secret.
+        pool.learn_keys(keys)
 
 
 def too_many(iterations: int) -> str:
@@ -404,8 +402,4 @@ def take_password(client: Any, app: Any, login: Any, password: bytes) -> None:
     user = app.registry.learn_user(database, name, decode_text(password))
     client.user_state = user
     app.limits.admit_client(client, database, user, login.is_admin)
-    if not database.config.user:
-        client.pool = app.registry.pool(database, name, user)
-    elif client.pool is None:
-        forced = database.config.user
-        client.pool = app.registry.pool(database, forced, app.registry.user(forced))
+    client.pool = app.registry.login_pool(database, user)

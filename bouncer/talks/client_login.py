@@ -374,10 +374,7 @@ def choose_pool(client: Any, app: Any, login: Login) -> None:
     user = login.user
     client.database = database = login.database
     if database is not None and user is not None:
-        forced = database.config.user
-        if forced:
-            user = app.registry.user(forced)
-        client.pool = app.registry.pool(database, user.name, user)
+        client.pool = app.registry.login_pool(database, user)
     if app.settings.log_connections:
         log.info(f"{client.prefix} {attempt_text(client, login)}")
     if login.console is not None and login.rights is None:

@@ -20,7 +20,7 @@ from bouncer.config.ident import IdentMaps
 from bouncer.config.settings import Configuration, Database, Settings
 from bouncer.errors import Disconnect
 from bouncer.pool.limits import Limits
-from bouncer.pool.pools import Credentials
+from bouncer.pool.pools import ServerPool
 from bouncer.pool.registry import DatabaseState, Registry, UserState
 from bouncer.relay.talk import READ, READ_BYTE, StartTls, Waiter
 from bouncer.wire import messages
@@ -126,17 +126,13 @@ class FakePool:
     def __init__(self, database: Any, user: UserState) -> None:
         self.database = database
         self.user = user
+        self.user_name = user.name
         self.scram_keys: tuple[bytes, bytes] | None = None
         self.waiter: Waiter | None = None
 
-    @property
-    def credentials(self) -> Any:
-        """As bouncer.pool.pools makes them."""
-        config = self.database.config
-        keys = self.scram_keys or self.user.scram_keys
-        secret = config.password if config.user and config.password else None
-        name = config.user or self.user.name
-        return Credentials(name, secret or self.user.secret, keys)
+    credentials = ServerPool.credentials
+    own_password = ServerPool.own_password
+    learn_keys = ServerPool.learn_keys
 
     def welcome_waiter(self, client: Any) -> Waiter | None:
         """None: nothing to wait for."""
@@ -231,9 +227,7 @@ class FakeApp:
         """Answer from `rows`: name -> (name, secret), an exception, or no row."""
         self.asked.append((database.name, user))
         auth_user = database.config.auth_user or self.settings.auth_user
-        client.pool = self.registry.pool(
-            database, auth_user, self.registry.user(auth_user)
-        )
+        client.pool = self.registry.pool(database, auth_user)
         waiter = Waiter()
         row = self.rows.get(user)
         if isinstance(row, Exception):

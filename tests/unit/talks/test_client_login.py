@@ -356,9 +356,7 @@ def test_login_waits_for_the_first_welcome_before_authentication_ok(
     client: FakeClient,
 ) -> None:
     app = app_of()
-    pool = app.registry.pool(
-        app.registry.databases["p0"], "ann", app.registry.user("ann")
-    )
+    pool = app.registry.pool(app.registry.databases["p0"], "ann")
     pool.waiter = Waiter()
     with pytest.raises(Stopped) as stopped:
         login(client, app, startup())
@@ -370,9 +368,7 @@ def test_error_of_the_first_server_reaches_the_waiting_login(
     client: FakeClient,
 ) -> None:
     app = app_of()
-    pool = app.registry.pool(
-        app.registry.databases["p0"], "ann", app.registry.user("ann")
-    )
+    pool = app.registry.pool(app.registry.databases["p0"], "ann")
     pool.waiter = Waiter()
     pool.waiter.fail(Disconnect("no such database", sqlstate="3D000", whole=True))
     found = refused(client_login(client, app), client, startup())

@@ -32,8 +32,7 @@ def quiet(logged: Lines) -> None:
 def server_of(secret: str = "", database: Any = None, **settings: Any) -> FakeServer:
     settings.setdefault("server_tls_sslmode", "disable")
     app = FakeApp(databases={"p0": database or {}}, users={"ann": secret}, **settings)
-    user = app.registry.user("ann")
-    pool = app.registry.pool(app.registry.databases["p0"], "ann", user)
+    pool = app.registry.pool(app.registry.databases["p0"], "ann")
     return FakeServer(app, pool)
 
 
