@@ -426,6 +426,7 @@ class Session:
         width = len(TOPICS["FDS"].shape)
         # A process of ours is told more, in a column that it alone asks for.
         known = carry.streams(self.app) if carry.is_ours(self.client) else None
+        told: set[Any] = set()
         yield drained(self.client)
         connection = socket.socket(fileno=os.dup(self.client.fd))
         try:
@@ -433,7 +434,7 @@ class Session:
                 if known is None:
                     packets = text_rows([row], width)
                 else:
-                    state = carry.state_of(known.get(row.fd))
+                    state = carry.state_of(known.get(row.fd), told)
                     packets = text_rows([(*row, state)], width + 1)
                 data = b"".join(packets)
                 yield from send_with_descriptor(connection, data, row.fd)

@@ -17,6 +17,7 @@ from admin.encode import Column, Value, columns
 from bouncer import COMPATIBLE_VERSION
 from bouncer.config.settings import config_rows
 from bouncer.snapshot import (
+    FD_COLUMNS,
     FdRow,
     PoolRow,
     SocketRow,
@@ -288,11 +289,7 @@ TOPICS: Final[dict[str, Topic]] = {
     "DNS_ZONES": Topic(columns("t: zonename q: serial i: count"), _plain("dns_zones")),
     "VERSION": Topic(columns("t: version"), _version, table=False),
     "FDS": Topic(
-        columns(
-            "i: fd t: task user database addr i: port q: cancel i: link "
-            "t: client_encoding std_strings datestyle timezone password "
-            "b: scram_client_key scram_server_key"
-        ),
+        columns(" ".join(f"{one.kind}: {one.name}" for one in FD_COLUMNS)),
         _fds,
         admin_only=True,
         table=False,

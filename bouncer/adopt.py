@@ -13,6 +13,7 @@ server is as good as any: PgBouncer has waited until nothing was owed. A process
 ours tells everything (`bouncer.carry`), and everything is taken up where it stopped.
 """
 
+import ipaddress
 import os
 import socket
 import struct
@@ -22,10 +23,12 @@ from typing import Any, Final
 
 from bouncer import log
 from bouncer.app import Bouncer
+from bouncer.carry import put_shared
 from bouncer.config.settings import Settings
 from bouncer.errors import Disconnect, StartError
 from bouncer.listener import Listener, unix_socket_name, unix_socket_path
 from bouncer.pool.hosts import Address
+from bouncer.pool.pools import ServerPool
 from bouncer.pool.registry import DatabaseState, UserState
 from bouncer.process import await_no_pidfile, somebody_answers
 from bouncer.relay.carried import (
@@ -40,9 +43,10 @@ from bouncer.relay.client import Client
 from bouncer.relay.server import Server
 from bouncer.relay.statements import number_from
 from bouncer.relay.stream import count_from
-from bouncer.relay.tracked import from_dict, unasked_values
+from bouncer.relay.tracked import from_dict
 from bouncer.service import passed_fds
-from bouncer.talks.takeover import OldProcess, Row
+from bouncer.talks.client_login import ASK_ELSEWHERE
+from bouncer.talks.takeover import OldProcess, Row, not_understood
 
 # What we take a server's parameter for whose value the old process did not tell:
 # equal to no client's, so that it is set before the server is used.
@@ -51,6 +55,7 @@ UNKNOWN: Final = "(unknown)"
 # process may have left prepared in a server.
 STATEMENT_ROOM: Final = 1 << 24
 CREDENTIALS: Final = struct.Struct("3i")
+MOST_IDS: Final = 1 << 62
 
 
 def begin(app: Bouncer) -> "Adoption | None":
@@ -71,7 +76,10 @@ def begin(app: Bouncer) -> "Adoption | None":
         old.login()
         old.suspend()
         adoption = Adoption(app, old, path)
-        adoption.take(old.fetch())
+        try:
+            adoption.take(old.fetch())
+        except (ValueError, OverflowError, RecursionError) as err:
+            raise not_understood(err) from None
     except BaseException:
         old.close()
         raise
@@ -93,8 +101,9 @@ class Adoption:
     def take(self, rows: Sequence[Row]) -> None:
         """Put everything in its place; nothing is read yet."""
         for row in rows:
-            if row.task in ("client", "server"):
-                self.check(row)
+            self.check(row)
+        check_links(rows)
+        check_ids(rows)
         learn_statements(pair for row in rows for pair in statements_of(row.state))
         number_from(int(time.time()) * STATEMENT_ROOM)
         count_from(max((row.state.get("id", 0) for row in rows), default=0))
@@ -131,7 +140,8 @@ class Adoption:
 
     def check(self, row: Row) -> None:
         """Refuse a row that would leave its connection without a pool."""
-        if row.user is None and row.task == "client":
+        check_socket(row)
+        if row.task == "pooler" or (row.task == "client" and row.user is None):
             return
         if row.user is None or row.database is None:
             raise StartError(f"takeover: a {row.task} without user or database")
@@ -139,20 +149,43 @@ class Adoption:
             text = f'takeover: no such database: "{row.database}", nothing taken over'
             raise StartError(text)
 
-    def place_of(self, row: Row) -> tuple[DatabaseState, UserState, Any]:
-        """Return database, user and pool of a row that has been checked."""
-        registry = self.app.registry
-        assert row.database is not None and row.user is not None
-        database = registry.find_database(row.database)
+    def database_of(self, row: Row) -> DatabaseState:
+        """Return the database of a row that has been checked."""
+        assert row.database is not None
+        database = self.app.registry.find_database(row.database)
         assert database is not None
-        if row.password is not None:
-            user = registry.learn_user(database, row.user, row.password)
-        else:
-            user = registry.user(row.user)
-        pool = registry.pool(database, database.config.user or row.user, user)
+        return database
+
+    def is_of_the_file(self, name: str) -> bool:
+        """Say whether a login of *name* would be decided by auth_file, whatever comes."""
+        found = self.app.registry.users.get(name)
+        known = found is not None and found.in_auth_file
+        return known and self.app.settings.auth_type not in (*ASK_ELSEWHERE, "hba")
+
+    def user_of(self, row: Row) -> UserState:
+        """Return who a row's user is: as at a login, the table's or a learnt one.
+
+        With a password he was learnt by the old process (auth_query, PAM, LDAP); not if
+        auth_file decides here. And a forced user is never learnt: what a real PgBouncer
+        gives with his servers is the password of the entry.
+        """
+        registry = self.app.registry
+        database = self.database_of(row)
+        assert row.user is not None
+        forced = row.task == "server" and row.user == database.config.user
+        if row.password is None or forced or self.is_of_the_file(row.user):
+            return registry.user(row.user)
+        return registry.learn_user(database, row.user, row.password)
+
+    def learn_keys(self, pool: ServerPool, user: UserState, row: Row) -> None:
+        """Keep the SCRAM keys of a row where they fit.
+
+        They are meant for the pool's secret; a real PgBouncer gives there those of
+        whoever has logged in last.
+        """
         if row.scram_keys is not None:
-            pool.scram_keys = row.scram_keys
-        return database, user, pool
+            user.learn_keys(row.scram_keys)
+            pool.learn_keys(row.scram_keys)
 
     def take_listener(self, row: Row) -> None:
         sock = socket.socket(fileno=row.fd)
@@ -176,13 +209,16 @@ class Adoption:
         if row.user is None:
             # It has connected and said nothing yet: an ordinary new client.
             return client
-        database, user, pool = self.place_of(row)
+        database, user = self.database_of(row), self.user_of(row)
+        pool = self.app.registry.login_pool(database, user)
         client.user, client.user_state = row.user, user
         client.database, client.pool = database, pool
         client.cancel_key = row.cancel.to_bytes(8, "big")
-        client.tracked = from_dict(row.state.get("tracked") or row.tracked)
+        client.tracked = from_dict(row.tracked)
         if row.state:
             restore_client(client, row.state)
+            put_shared(client, user, row.state)
+        self.learn_keys(pool, user, row)
         try:
             # As an admin, since no limit may cost a client its connection now.
             self.app.limits.admit_client(client, database, user, True)
@@ -197,7 +233,9 @@ class Adoption:
         return client
 
     def take_server(self, row: Row) -> Any:
-        database, _, pool = self.place_of(row)
+        # The pool of the role that it has, be another one forced by now or not.
+        database = self.database_of(row)
+        pool = self.app.registry.pool(database, self.user_of(row).name)
         server = Server(self.app.poller, row.fd, self.app, pool)
         set_peer(server, row)
         server.login = pool.user
@@ -206,13 +244,11 @@ class Adoption:
         server.host = database.config.host
         server.cancel_key = row.cancel.to_bytes(8, "big")
         server.backend_pid = row.cancel >> 32
+        unknown = {} if row.state else {"application_name": UNKNOWN}
+        server.tracked = from_dict(unknown | row.tracked)
         if row.state:
-            server.tracked = from_dict(row.state["tracked"])
-            server.unasked = unasked_values(row.state.get("unasked", {}).items())
-            restore_pool(pool, row.state["pool"])
-        else:
-            unknown = {"application_name": UNKNOWN}
-            server.tracked = from_dict(unknown | row.tracked)
+            put_shared(server, pool.user, row.state)
+        self.learn_keys(pool, pool.user, row)
         database.server_count += 1
         pool.user.account.server_count += 1
         return server
@@ -221,7 +257,7 @@ class Adoption:
         """Make a server idle, or link it to the client that it was linked to."""
         server = self.servers[row.number]
         client = self.clients.get(row.link)
-        if client is None or client.pool is not server.pool:
+        if client is None:
             server.pool.login_done(server)
         else:
             # The same object: the server must not be asked to change anything now.
@@ -236,19 +272,60 @@ class Adoption:
             restore_server(server, row.state)
 
 
-def restore_pool(pool: Any, state: dict[str, Any]) -> None:
-    """Let new clients of *pool* be told what they would have been told before."""
-    if pool.welcome is None and state["welcome"] is not None:
-        pool.welcome = state["welcome"].encode("latin-1")
-        pool.defaults = from_dict(state["defaults"])
-    pool.database.disabled = state["disabled"]
+def check_links(rows: Sequence[Row]) -> None:
+    """Refuse rows that are not pairs of a client and a server, or single ones."""
+    by_number = {row.number: row for row in rows}
+    if len(by_number) != len(rows):
+        raise StartError("takeover: two rows of one descriptor, nothing taken over")
+    for row in rows:
+        if not row.link:
+            continue
+        partner = by_number.get(row.link)
+        if (
+            partner is None
+            or partner.link != row.number
+            or {row.task, partner.task} != {"client", "server"}
+            or row.database != partner.database
+            or (row.user is None or partner.user is None)
+        ):
+            text = f"takeover: a {row.task} whose partner is not there"
+            raise StartError(f"{text}, nothing taken over")
+
+
+def check_ids(rows: Sequence[Row]) -> None:
+    """Refuse numbers of the console that name two connections, or none."""
+    ids = [row.state["id"] for row in rows if "id" in row.state]
+    if not all(type(one) is int and 0 < one < MOST_IDS for one in ids):
+        raise ValueError("id: no number")
+    if len(set(ids)) != len(ids):
+        raise ValueError("id: of two connections")
+
+
+def check_socket(row: Row) -> None:
+    """Refuse a descriptor that is not what its row says."""
+    try:
+        with socket.socket(fileno=os.dup(row.fd)) as sock:
+            listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            fits = (
+                sock.type == socket.SOCK_STREAM
+                and sock.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+                and bool(listens) == (row.task == "pooler")
+            )
+    except OSError:
+        fits = False
+    if not fits:
+        raise StartError(f"takeover: not the socket of a {row.task}")
 
 
 def set_peer(stream: Any, row: Row) -> None:
     """Give *stream* the peer's address, which it did not learn by accept()."""
     with socket.socket(fileno=os.dup(row.fd)) as sock:
         if sock.family != socket.AF_UNIX:
-            host, port = sock.getpeername()[:2]
+            try:
+                host, port = sock.getpeername()[:2]
+            except OSError:
+                # Reset meanwhile; reading will tell. The old process knows who it was.
+                host, port = address_of(row).host, row.port
             stream.set_peer(host.partition("%")[0], port)
             return
         stream.note_unix(row.port)
@@ -257,8 +334,9 @@ def set_peer(stream: Any, row: Row) -> None:
 
 
 def address_of(row: Row) -> Address:
-    """Return where a server connection leads."""
+    """Return where a connection leads; ValueError: nowhere."""
     if row.host == "unix":
         return Address(socket.AF_UNIX, "unix", row.port)
+    ipaddress.ip_address(row.host)
     family = socket.AF_INET6 if ":" in row.host else socket.AF_INET
     return Address(family, row.host, row.port)

@@ -2,17 +2,103 @@
 
 SHOW FDS has a column more for a new process that says by its application_name that
 it is one of ours: this JSON. A real PgBouncer neither asks for it nor sends it.
+
+`relay.carried` has the fields that only the relay knows. Here are the others, in one
+table: `SHARED` names each field, says how it is read off and how it is put in, and what
+an absent one means. Both processes go through it.
 """
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from bouncer.relay.carried import client_state, server_state
 from bouncer.relay.client import Client
 from bouncer.relay.server import Server
-from bouncer.relay.tracked import named_values
+from bouncer.relay.tracked import from_dict, named_values, unasked_values
 from bouncer.talks.takeover import APPLICATION_NAME
+
+MISSING = object()
+
+
+class Field(NamedTuple):
+    """One field of a connection, its user or its pool.
+
+    *read* gives a value that JSON can have, *put* takes it, in a process where the
+    connection has its pool and *user* is the client's, or the pool's. An absent value
+    leaves what is there.
+    """
+
+    name: str
+    read: Callable[[Any, Any], Any]
+    put: Callable[[Any, Any, Any], None]
+    kinds: tuple[type, ...] = (Client, Server)
+
+
+def read_tracked(stream: Any, user: Any) -> dict[str, str]:
+    """Return the tracked values, whatever bytes they are (see from_dict)."""
+    return as_text(named_values(stream.tracked, True) if stream.tracked else ())
+
+
+def put_tracked(stream: Any, user: Any, value: Any) -> None:
+    """Take tracked values; without any, those of the columns stay."""
+    if value := texts(value):
+        stream.tracked = from_dict(value)
+
+
+def read_unasked(server: Any, user: Any) -> dict[str, str]:
+    """Return what the server's login told of parameters that nobody asks for."""
+    return as_text((server.unasked or {}).items())
+
+
+def put_unasked(server: Any, user: Any, value: Any) -> None:
+    """Take what the server's login told."""
+    server.unasked = unasked_values(texts(value).items())
+
+
+def read_keys(client: Any, user: Any) -> list[str] | None:
+    """Return the SCRAM keys of the client itself, not those of a forced user."""
+    keys = None if user is None else user.scram_keys
+    return None if keys is None else [key.hex() for key in keys]
+
+
+def put_keys(client: Any, user: Any, value: Any) -> None:
+    """Take the client's own SCRAM keys, if they fit its secret here."""
+    if value is not None:
+        client_key, server_key = value
+        user.learn_keys((bytes.fromhex(client_key), bytes.fromhex(server_key)))
+
+
+def read_pool(stream: Any, user: Any) -> dict[str, Any]:
+    """Return what new clients of the pool are told at their login."""
+    pool = stream.pool
+    return {
+        "welcome": None if pool.welcome is None else pool.welcome.decode("latin-1"),
+        "defaults": (
+            {} if pool.defaults is None else as_text(named_values(pool.defaults, True))
+        ),
+        "disabled": pool.database.disabled,
+    }
+
+
+def put_pool(stream: Any, user: Any, value: Any) -> None:
+    """Let new clients of the pool be told what they would have been told before."""
+    pool = stream.pool
+    if type(value) is not dict:
+        raise ValueError("pool: not an object")
+    welcome = value.get("welcome")
+    if pool.welcome is None and welcome is not None:
+        pool.welcome = welcome.encode("latin-1")
+        pool.defaults = from_dict(texts(value["defaults"]))
+    pool.database.disabled = bool(value["disabled"])
+
+
+SHARED = (
+    Field("tracked", read_tracked, put_tracked),
+    Field("unasked", read_unasked, put_unasked, (Server,)),
+    Field("keys", read_keys, put_keys, (Client,)),
+    Field("pool", read_pool, put_pool),
+)
 
 
 def is_ours(client: Any) -> bool:
@@ -21,26 +107,36 @@ def is_ours(client: Any) -> bool:
     return bool(name == APPLICATION_NAME)
 
 
-def state_of(stream: Client | Server | None) -> str:
-    """Return the state of a connection; "" for what has none, such as a listener."""
+def state_of(stream: Client | Server | None, told: set[Any]) -> str:
+    """Return the state of a connection; "" for what has none, such as a listener.
+
+    *told* are the pools that have been told of: the first of its connections does.
+    """
     if isinstance(stream, Client):
-        state = client_state(stream)
-        state["tracked"] = tracked_state(stream)
-        state["id"] = stream.id
-        return json.dumps(state)
-    if isinstance(stream, Server):
-        state = server_state(stream)
-        state["tracked"] = tracked_state(stream)
-        state["unasked"] = as_text((stream.unasked or {}).items())
-        state["id"] = stream.id
-        state["pool"] = pool_state(stream.pool)
-        return json.dumps(state)
-    return ""
+        state, user = client_state(stream), stream.user_state
+    elif isinstance(stream, Server):
+        state, user = server_state(stream), stream.pool.user
+    else:
+        return ""
+    for field in SHARED:
+        if isinstance(stream, field.kinds):
+            if field.read is read_pool and stream.pool in told:
+                continue
+            state[field.name] = field.read(stream, user)
+    told.add(stream.pool)
+    return json.dumps(state)
 
 
-def tracked_state(stream: Client | Server) -> dict[str, str]:
-    """Return the tracked values, whatever bytes they are (see from_dict)."""
-    return as_text(named_values(stream.tracked, True) if stream.tracked else ())
+def put_shared(stream: Any, user: Any, state: dict[str, Any]) -> None:
+    """Put what `state_of` has told into a connection; ValueError: it makes no sense."""
+    for field in SHARED:
+        value = state.get(field.name, MISSING)
+        if value is MISSING or not isinstance(stream, field.kinds):
+            continue
+        try:
+            field.put(stream, user, value)
+        except (TypeError, KeyError, AttributeError) as err:
+            raise ValueError(f"{field.name}: {err}") from None
 
 
 def as_text(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -50,14 +146,11 @@ def as_text(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     }
 
 
-def pool_state(pool: Any) -> dict[str, Any]:
-    """Return what new clients of the pool are told at their login."""
-    welcome = pool.welcome
-    return {
-        "welcome": None if welcome is None else welcome.decode("latin-1"),
-        "defaults": pool.defaults.as_dict() if pool.defaults else {},
-        "disabled": pool.database.disabled,
-    }
+def texts(value: Any) -> dict[str, str]:
+    """Return *value* if it is what `as_text` makes."""
+    if type(value) is not dict or not all(type(one) is str for one in value.values()):
+        raise ValueError("not names and values")
+    return value
 
 
 def streams(app: Any) -> dict[int, Any]:

@@ -13,6 +13,8 @@ from bouncer.pool.limits import CONSOLE_POOL_SIZE
 from bouncer.pool.registry import CONSOLE, bytes_of
 from bouncer.relay.statements import known_statements
 from bouncer.snapshot import (
+    FD_COLUMNS,
+    FD_PARAMETERS,
     DatabaseRow,
     DnsHostRow,
     DnsZoneRow,
@@ -27,8 +29,6 @@ from bouncer.snapshot import (
 )
 
 REPLICATION = ("none", "logical", "physical")
-# Parameters that SHOW FDS carries, by name.
-CARRIED = ("client_encoding", "standard_conforming_strings", "DateStyle", "TimeZone")
 
 
 class Rows:
@@ -347,17 +347,11 @@ class Rows:
     def fds(self) -> Iterable[FdRow]:
         """What SHOW FDS hands over; TLS connections cannot be carried."""
         app = self.app
+        absent = {column.name: column.absent for column in FD_COLUMNS}
         rows = [
             FdRow(
-                one.fd,
-                "pooler",
-                None,
-                None,
-                one.host,
-                one.port,
-                0,
-                0,
-                *[None] * 7,
+                **absent
+                | {"fd": one.fd, "task": "pooler", "addr": one.host, "port": one.port}
             )
             for one in app.listeners
         ]
@@ -397,25 +391,24 @@ class Rows:
         partner = stream.server if client else stream.client
         state = stream.user_state if client else stream.pool.user
         values = stream.tracked.as_dict() if stream.tracked else {}
-        keys = state.scram_keys if state is not None else None
+        # Of the pool's secret in both rows: a real PgBouncer takes them for that.
+        keys = stream.pool.credentials.scram_keys if user is not None else None
         port = stream.peer_port
         if client and stream.is_unix:
             port = self.app.settings.listen_port
-        return FdRow._make(
-            (
-                stream.fd,
-                task,
-                user,
-                database,
-                stream.peer_address,
-                port,
-                int.from_bytes(stream.cancel_key or b"", "big"),
-                0 if partner is None else partner.fd,
-                *[values.get(name) for name in CARRIED],
-                state.secret if state is not None and state.dynamic else None,
-                keys[0] if keys else None,
-                keys[1] if keys else None,
-            )
+        return FdRow(
+            fd=stream.fd,
+            task=task,
+            user=user,
+            database=database,
+            addr=stream.peer_address,
+            port=port,
+            cancel=int.from_bytes(stream.cancel_key or b"", "big"),
+            link=0 if partner is None else partner.fd,
+            password=state.secret if state is not None and state.dynamic else None,
+            scram_client_key=keys[0] if keys else None,
+            scram_server_key=keys[1] if keys else None,
+            **{column: values.get(name) for column, name in FD_PARAMETERS.items()},
         )
 
 

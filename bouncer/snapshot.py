@@ -16,7 +16,8 @@ Fields are positional: makers in compiled code may build the tuples with `_make`
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 
 class SocketRow(NamedTuple):
@@ -186,6 +187,82 @@ class FdRow(NamedTuple):
     password: str | None  # only of users from auth_query or PAM
     scram_client_key: bytes | None
     scram_server_key: bytes | None
+
+
+def unsigned(bits: int) -> Callable[[str], int]:
+    """What reads a number of so many bits; ValueError: it is none."""
+
+    def read(text: str) -> int:
+        value = int(text)
+        if not 0 <= value < 1 << bits:
+            raise ValueError(f"not a number of {bits} bits: {text}")
+        return value
+
+    return read
+
+
+def task_of(text: str) -> str:
+    """Which kind of socket a row is about."""
+    if text not in ("pooler", "client", "server"):
+        raise ValueError(f"unknown task: {text}")
+    return text
+
+
+def key_of(text: str) -> bytes:
+    r"""A SCRAM key, which comes as \x and hexadecimal digits."""
+    key = bytes.fromhex(text.removeprefix("\\x"))
+    if len(key) != SCRAM_KEY:
+        raise ValueError(f"a key of {len(key)} bytes")
+    return key
+
+
+SCRAM_KEY = 32  # bytes: those of SHA-256
+REQUIRED = object()  # an absent value is not understood
+
+
+class FdColumn(NamedTuple):
+    """How one column of SHOW FDS is shown, and how the next process reads it."""
+
+    name: str
+    kind: str  # of its type: i int4, q int8, t text, b bytea
+    read: Callable[[str], Any] = str
+    absent: Any = None  # what NULL or nothing means
+
+    def value(self, text: str | None) -> Any:
+        """The value that was told; ValueError: none that makes sense."""
+        if text:
+            return self.read(text)
+        if self.absent is REQUIRED:
+            raise ValueError(f"no {self.name}")
+        return self.absent
+
+
+# The fields of FdRow, in their order: an online restart's table of what is told to
+# any process, as `bouncer.relay.carried` is of what one of ours tells another.
+FD_COLUMNS = (
+    FdColumn("fd", "i", unsigned(31), REQUIRED),
+    FdColumn("task", "t", task_of, REQUIRED),
+    FdColumn("user", "t"),
+    FdColumn("database", "t"),
+    FdColumn("addr", "t", absent="unix"),
+    FdColumn("port", "i", unsigned(16), 0),
+    FdColumn("cancel", "q", unsigned(64), 0),
+    FdColumn("link", "i", unsigned(31), 0),
+    FdColumn("client_encoding", "t"),
+    FdColumn("std_strings", "t"),
+    FdColumn("datestyle", "t"),
+    FdColumn("timezone", "t"),
+    FdColumn("password", "t"),
+    FdColumn("scram_client_key", "b", key_of),
+    FdColumn("scram_server_key", "b", key_of),
+)
+# Parameters that stand in columns: the column's name, the parameter's.
+FD_PARAMETERS = {
+    "client_encoding": "client_encoding",
+    "std_strings": "standard_conforming_strings",
+    "datestyle": "DateStyle",
+    "timezone": "TimeZone",
+}
 
 
 class MemRow(NamedTuple):

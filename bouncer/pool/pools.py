@@ -79,13 +79,12 @@ class ServerPool(Pool):
 
         They stand beside that secret, so that they are found wherever it is.
         """
-        secret = parse_scram(self.credentials.secret)
-        if secret is None or not fits(secret, keys):
+        if self.own_password is None:
+            self.user.learn_keys(keys)
             return
-        if self.own_password is not None:
+        secret = parse_scram(self.own_password)
+        if secret is not None and fits(secret, keys):
             self.scram_keys = keys
-        else:
-            self.user.scram_keys = keys
 
     # Welcome (client sheet 6)
 

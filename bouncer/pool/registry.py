@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bouncer import log
+from bouncer.auth.scram import fits
+from bouncer.auth.secrets import parse_scram
 from bouncer.config.load import make_autodb
 from bouncer.config.settings import Configuration, Database, Peer, UserOptions
 from bouncer.pool.pools import ServerPool
@@ -93,6 +95,12 @@ class UserState(Counts):
             self.secret = secret
             self.scram_keys = None
             self.adhoc_scram = None
+
+    def learn_keys(self, keys: tuple[bytes, bytes]) -> None:
+        """Keep SCRAM keys if they open our secret."""
+        secret = parse_scram(self.secret)
+        if secret is not None and fits(secret, keys):
+            self.scram_keys = keys
 
     def __repr__(self) -> str:
         return f"UserState({self.name})"

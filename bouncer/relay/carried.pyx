@@ -6,18 +6,93 @@ nothing waits to be sent. What is left is what the client and the server have be
 told: prepared statements, requests that still await their answer, the transaction.
 Values are plain, so that they go through JSON; bytes are latin-1 text there.
 
+The one hard idea: `client_fields` and `server_fields` are the table of what is handed
+over. A line there names a field once, takes the value that the field has and gives the
+one that it gets, and says what an absent one means (an older process of ours does not
+tell all). A `Telling` decides which way: read off, it notes the value and gives it
+back; put in, it gives what was told, which it has looked at: whoever listens on the old
+process's socket is not believed further than that. So nothing can be told and not
+heard, or stand in two places.
+
 The clock is the machine's monotonic one, the same for both processes.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from bouncer.relay.client cimport Client
-from bouncer.relay.outstanding cimport owed_at, owed_push
-from bouncer.relay.server cimport Server
+from bouncer.relay.outstanding cimport owed_at, owed_clear, owed_push
+from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, Server
 from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, drop_unused, numbered,
     statement_for)
 from bouncer.relay.stream cimport Stream
+from bouncer.wire.codes cimport FE_PARSE
+
+cdef object REQUIRED = object()     # absent: not understood
+cdef object LONGEST = 2 ** 63 - 1   # of a clock, a number of anything
+cdef int REPLICATIONS = 2           # none, logical, physical
+cdef int ACTIONS = 2                # outstanding.Action
+# A pipeline's last messages may go beyond what makes its client wait.
+cdef int MOST_TOLD = 4 * MOST_OWED
+
+
+class Telling:
+    """The fields of one connection on their way, in one direction.
+
+    *values* are by name; *putting* says that they go into a connection, not off one.
+    """
+
+    def __init__(self, values=None):
+        self.putting = values is not None
+        if self.putting and type(values) is not dict:
+            raise ValueError("state: not an object")
+        self.values = values if self.putting else {}
+
+    def field(self, name, present, absent):
+        """The value of *name*: as it is, or as it was told; ValueError: not told."""
+        if not self.putting:
+            self.values[name] = present
+            return present
+        found = self.values.get(name, absent)
+        if found is REQUIRED:
+            raise ValueError(f"{name}: missing")
+        return found
+
+    def flag(self, name, present, absent=REQUIRED):
+        value = self.field(name, bool(present), absent)
+        if type(value) is not bool:
+            raise ValueError(f"{name}: no flag")
+        return value
+
+    def number(self, name, present, absent=REQUIRED, most=LONGEST):
+        return whole(name, self.field(name, present, absent), most)
+
+    def text(self, name, present, absent=REQUIRED):
+        """A str or None."""
+        value = self.field(name, present, absent)
+        if value is not None and type(value) is not str:
+            raise ValueError(f"{name}: no text")
+        return value
+
+    def entries(self, name, present, absent=REQUIRED):
+        """A list whose entries are looked at by who asked for it."""
+        value = self.field(name, present, absent)
+        if type(value) is not list:
+            raise ValueError(f"{name}: no list")
+        return value
+
+
+cdef object whole(str name, value, most=LONGEST):
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{name}: no number up to {most}")
+    return value
+
+
+cdef tuple parts(str name, entry, int count):
+    """The *count* parts of one entry of a list."""
+    if type(entry) not in (list, tuple) or len(entry) != count:
+        raise ValueError(f"{name}: not of {count} parts")
+    return tuple(entry)
 
 
 cdef str text_of(bytes raw):
@@ -25,7 +100,74 @@ cdef str text_of(bytes raw):
 
 
 cdef bytes bytes_of(text):
-    return None if text is None else text.encode("latin-1")
+    """Bytes that were told as text; ValueError (of UnicodeError) when it is none."""
+    if type(text) is not str:
+        raise ValueError("no text where bytes are due")
+    return text.encode("latin-1")
+
+
+cdef bytes name_of(text):
+    """A name that goes into a message: its end must not stand in it."""
+    raw = bytes_of(text)
+    if b"\0" in raw:
+        raise ValueError("a name with a zero byte")
+    return raw
+
+
+# The table
+
+
+cdef int client_fields(Client client, told) except -1:
+    """What only the relay knows of *client*."""
+    client.id = told.number("id", client.id, client.id)
+    client.connected_at = told.number("connected_at", client.connected_at)
+    client.received_at = told.number(
+        "received_at", client.received_at, client.received_at)
+    client.query_start = told.number("query_start", client.query_start)
+    client.transaction_start = told.number(
+        "transaction_start", client.transaction_start)
+    client.replication = told.number(
+        "replication", client.replication, most=REPLICATIONS)
+    client.startup_options = told.text(
+        "startup_options", client.startup_options, client.startup_options)
+    put_names(client, told.entries("names", names_of(client), []), told)
+    put_refused(client, told.entries("refused", refused_of(client), []), told)
+    return 0
+
+
+cdef int server_fields(Server server, told) except -1:
+    """What only the relay knows of *server*."""
+    server.id = told.number("id", server.id, server.id)
+    server.connected_at = told.number("connected_at", server.connected_at)
+    server.received_at = told.number(
+        "received_at", server.received_at, server.received_at)
+    server.idle_since = told.number("idle_since", server.idle_since)
+    server.ready = told.flag("ready", server.ready)
+    server.status = told.number("status", server.status, most=255)
+    server.dirty = told.flag("dirty", server.dirty, False)
+    server.spoke = told.flag("spoke", server.spoke)
+    server.unsure = told.flag("unsure", server.unsure)
+    server.probed = told.flag("probed", server.probed)
+    server.in_error = told.flag("in_error", server.in_error)
+    server.copy = told.number("copy", server.copy, most=COPY_FAILED)
+    server.group = told.number("group", server.group)
+    server.evicting = told.number("evicting", server.evicting)
+    server.late_closes = told.number(
+        "late_closes", server.late_closes, 0, most=MOST_TOLD)
+    server.fatal = told.flag("fatal", server.fatal, False)
+    # An older process of ours does not tell these two: take the careful side.
+    server.doubting = told.flag("doubting", server.doubting, True)
+    server.own_unnamed = told.flag(
+        "own_unnamed", server.own_unnamed, server.client is not None)
+    server.replication = told.number(
+        "replication", server.replication, most=REPLICATIONS)
+    server.close_needed = told.flag("close_needed", server.close_needed)
+    put_prepared(server, told.entries("prepared", prepared_of(server)), told)
+    put_owed(server, told.entries("owed", owed_of(server)), told)
+    return 0
+
+
+# Lists: how each entry is told, and taken
 
 
 cdef tuple described(Statement statement):
@@ -33,34 +175,77 @@ cdef tuple described(Statement statement):
         statement.number, text_of(statement.key), text_of(statement.scope))
 
 
-def client_state(Client client not None):
-    """What only the relay knows of *client*."""
-    names = [] if client.names is None else client.names.items()
-    return {
-        "connected_at": client.connected_at,
-        "received_at": client.received_at,
-        "query_start": client.query_start,
-        "transaction_start": client.transaction_start,
-        "replication": client.replication,
-        "names": [(text_of(name), *described(statement)) for name, statement in names],
-        "refused": [] if client.names is None else [
-            text_of(name) for name in client.names.refused()],
-    }
+cdef list names_of(Client client):
+    if client.names is None:
+        return []
+    return [(text_of(name), *described(statement))
+            for name, statement in client.names.items()]
 
 
-def server_state(Server server not None):
-    """What only the relay knows of *server*."""
+cdef int put_names(Client client, list entries, told) except -1:
+    cdef bytes name
+    if not told.putting:
+        return 0
+    for entry in entries:
+        text, number, key, scope = parts("names", entry, 4)
+        name = name_of(text)
+        if client.names is None:
+            client.names = NameTable()
+        if client.names.find(name, len(name)) is not None:
+            raise ValueError("names: one stands twice")
+        client.names.put(name, known(number, key, scope))
+    return 0
+
+
+cdef list refused_of(Client client):
+    if client.names is None:
+        return []
+    return [text_of(name) for name in client.names.refused()]
+
+
+cdef int put_refused(Client client, list entries, told) except -1:
+    if not told.putting:
+        return 0
+    for name in entries:
+        if client.names is None:
+            raise ValueError("refused: of no name")
+        client.names.note_failure(name_of(name))
+    return 0
+
+
+cdef list prepared_of(Server server):
     cdef Prepared* item
-    cdef Pending pending
-    cdef uint32_t i
-    prepared = []
+    cdef list found = []
     if server.prepared is not None:
         item = server.prepared.oldest
         while item != NULL:
-            prepared.append((*described(<Statement>item.statement), bool(item.seen),
-                             item.group))
+            found.append((*described(<Statement>item.statement), bool(item.seen),
+                          item.group))
             item = item.newer
-    owed = []
+    return found
+
+
+cdef int put_prepared(Server server, list entries, told) except -1:
+    cdef Statement statement
+    if not told.putting:
+        return 0
+    for entry in entries:
+        number, key, scope, seen, group = parts("prepared", entry, 5)
+        if type(seen) is not bool:
+            raise ValueError("prepared: no flag")
+        if server.prepared is None:
+            server.prepared = PreparedSet()
+        statement = known(number, key, scope)
+        if server.prepared.find(statement) != NULL:
+            raise ValueError("prepared: one stands twice")
+        server.prepared.add(statement, seen, whole("prepared", group))
+    return 0
+
+
+cdef list owed_of(Server server):
+    cdef Pending pending
+    cdef uint32_t i
+    cdef list found = []
     for i in range(server.owed.count):
         entry = owed_at(&server.owed, i)
         note = None
@@ -68,37 +253,89 @@ def server_state(Server server not None):
             pending = <Pending>entry.note
             note = (text_of(pending.name), described(pending.statement),
                     bool(pending.seen), pending.group)
-        owed.append((entry.kind, entry.action, note))
-    return {
-        "connected_at": server.connected_at,
-        "received_at": server.received_at,
-        "idle_since": server.idle_since,
-        "ready": bool(server.ready),
-        "status": server.status,
-        "dirty": bool(server.dirty),
-        "spoke": bool(server.spoke),
-        "unsure": bool(server.unsure),
-        "probed": bool(server.probed),
-        "in_error": bool(server.in_error),
-        "copy": server.copy,
-        "group": server.group,
-        "evicting": server.evicting,
-        "late_closes": server.late_closes,
-        "fatal": bool(server.fatal),
-        "doubting": bool(server.doubting),
-        "own_unnamed": bool(server.own_unnamed),
-        "replication": server.replication,
-        "close_needed": bool(server.close_needed),
-        "prepared": prepared,
-        "owed": owed,
-    }
+        found.append((entry.kind, entry.action, note))
+    return found
+
+
+cdef int put_owed(Server server, list entries, told) except -1:
+    if not told.putting:
+        return 0
+    if len(entries) > MOST_TOLD:
+        raise ValueError("owed: too many")
+    owed_clear(&server.owed)
+    for entry in entries:
+        kind, action, note = parts("owed", entry, 3)
+        owed_push(&server.owed, whole("owed", kind, 255), whole("owed", action, ACTIONS),
+                  None if note is None else pending_of(server, kind, note))
+    return 0
+
+
+cdef Pending pending_of(Server server, kind, note):
+    """What an unanswered request was about; whose tables it needs are there then."""
+    cdef Pending pending = Pending.__new__(Pending)
+    name, statement, seen, group = parts("owed", note, 4)
+    if type(seen) is not bool:
+        raise ValueError("owed: no flag")
+    if name is not None:
+        pending.name = name_of(name)
+        if server.client is None:
+            raise ValueError("owed: a name of no client")
+        if server.client.names is None:
+            server.client.names = NameTable()
+    if statement is not None:
+        number, key, scope = parts("owed", statement, 3)
+        pending.statement = known(number, key, scope)
+    elif kind == FE_PARSE:
+        raise ValueError("owed: a Parse of no statement")
+    if server.prepared is None:
+        server.prepared = PreparedSet()
+    pending.seen = seen
+    pending.group = whole("owed", group)
+    return pending
+
+
+# For bouncer.carry, which reads off, and bouncer.adopt, which puts in
+
+
+def client_state(Client client not None):
+    told = Telling()
+    client_fields(client, told)
+    return told.values
+
+
+def server_state(Server server not None):
+    told = Telling()
+    server_fields(server, told)
+    return told.values
+
+
+def restore_client(Client client not None, dict state not None):
+    """Put what `client_state` has told into a client; ValueError: it makes no sense."""
+    client_fields(client, Telling(state))
+
+
+def restore_server(Server server not None, dict state not None):
+    """Put what `server_state` has told into a server; it has its place already."""
+    server_fields(server, Telling(state))
+
+
+# Statements
 
 
 def statements_of(dict state not None):
     """(number, key, scope) of every statement that *state* speaks of."""
-    found = [entry[1:4] for entry in state.get("names", ())]
-    found += [entry[:3] for entry in state.get("prepared", ())]
-    found += [note[1] for _, _, note in state.get("owed", ()) if note and note[1]]
+    cdef list found = []
+    told = Telling(state)
+    for entry in told.entries("names", [], []):
+        found.append(parts("names", entry, 4)[1:])
+    for entry in told.entries("prepared", [], []):
+        found.append(parts("prepared", entry, 5)[:3])
+    for entry in told.entries("owed", [], []):
+        note = parts("owed", entry, 3)[2]
+        if note is not None:
+            statement = parts("owed", note, 4)[1]
+            if statement is not None:
+                found.append(parts("owed", statement, 3))
     return found
 
 
@@ -111,74 +348,42 @@ def learn_statements(found):
     Once, for all of them, before anything is restored. Two may have one text: what is
     still owed can name a statement that nobody else uses any more.
     """
-    for number, key, scope in sorted({tuple(one) for one in found}):
-        learnt[number] = numbered(number, bytes_of(key), bytes_of(scope))
+    cdef dict texts = {}
+    for number, key, scope in found:
+        text = bytes_of(key), bytes_of(scope)
+        if texts.setdefault(whole("statement", number), text) != text:
+            raise ValueError("statement: two texts of one number")
+    for number in sorted(texts):
+        text, where = texts[number]
+        check_parse(text)
+        learnt[number] = numbered(number, text, where)
+
+
+cdef int check_parse(bytes key) except -1:
+    """A text, a zero byte, a count of types and the types; else ValueError."""
+    cdef Py_ssize_t end = key.find(b"\0")
+    if end < 0 or len(key) < end + 3:
+        raise ValueError("statement: no Parse")
+    if len(key) != end + 3 + 4 * int.from_bytes(key[end + 1:end + 3], "big"):
+        raise ValueError("statement: no Parse")
+    return 0
 
 
 def statements_learnt():
-    """Everything is restored: drop what nobody has come to use."""
+    """Everything is restored, or never will be: drop what nobody has come to use."""
     for statement in learnt.values():
         drop_unused(statement)
     learnt.clear()
 
 
 cdef Statement known(number, key, scope):
-    found = learnt.get(number)
-    return statement_for(bytes_of(key), bytes_of(scope)) if found is None else found
-
-
-def restore_client(Client client not None, dict state not None):
-    """Put what `client_state` has told into a client."""
-    client.connected_at = state["connected_at"]
-    client.received_at = state.get("received_at", client.received_at)
-    client.query_start = state["query_start"]
-    client.transaction_start = state["transaction_start"]
-    client.replication = state["replication"]
-    for name, number, key, scope in state["names"]:
-        if client.names is None:
-            client.names = NameTable()
-        client.names.put(bytes_of(name), known(number, key, scope))
-    for name in state.get("refused", ()):
-        client.names.note_failure(bytes_of(name))
-
-
-def restore_server(Server server not None, dict state not None):
-    """Put what `server_state` has told into a server; it has its place already."""
-    cdef Pending pending
-    server.connected_at = state["connected_at"]
-    server.received_at = state.get("received_at", server.received_at)
-    server.idle_since = state["idle_since"]
-    server.ready = state["ready"]
-    server.status = state["status"]
-    server.dirty = state.get("dirty", False)
-    server.spoke = state["spoke"]
-    server.unsure = state["unsure"]
-    server.probed = state["probed"]
-    server.in_error = state["in_error"]
-    server.copy = state["copy"]
-    server.group = state["group"]
-    server.evicting = state["evicting"]
-    server.late_closes = state.get("late_closes", 0)
-    server.fatal = state.get("fatal", False)
-    # An older process of ours does not tell these two: take the careful side.
-    server.doubting = state.get("doubting", True)
-    server.own_unnamed = state.get("own_unnamed", server.client is not None)
-    server.replication = state["replication"]
-    server.close_needed = state["close_needed"]
-    for number, key, scope, seen, group in state["prepared"]:
-        if server.prepared is None:
-            server.prepared = PreparedSet()
-        server.prepared.add(known(number, key, scope), seen, group)
-    for kind, action, note in state["owed"]:
-        pending = None
-        if note is not None:
-            pending = Pending.__new__(Pending)
-            pending.name = bytes_of(note[0])
-            if note[1] is not None:
-                pending.statement = known(note[1][0], note[1][1], note[1][2])
-            pending.seen = note[2]
-            pending.group = note[3]
-        owed_push(&server.owed, kind, action, pending)
+    cdef bytes text
+    found = learnt.get(whole("statement", number))
+    if found is None:
+        text = bytes_of(key)
+        check_parse(text)
+        found = statement_for(text, bytes_of(scope))
+    return found
 
 
 def owes_unknown(Server server not None):

@@ -16,12 +16,14 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Self
 
 from bouncer import log
 from bouncer.errors import ProtocolError, StartError
+from bouncer.snapshot import FD_COLUMNS, FD_PARAMETERS, FdRow
 from bouncer.wire.messages import (
     parse_data_row,
     parse_fields,
@@ -38,7 +40,10 @@ FDS_AT_ONCE: Final = 64
 # takes it for any other name.
 APPLICATION_NAME: Final = "pybouncer -R"
 AUTHENTICATION_OK: Final = b"\0\0\0\0"
-COLUMNS: Final = 16
+# A whole answer is bounded by the descriptors that a process may have; one message is
+# a row or an error.
+MOST_MESSAGE: Final = 64 << 20
+CREDENTIALS: Final = struct.Struct("3i")
 
 
 class Row(NamedTuple):
@@ -78,7 +83,28 @@ class OldProcess:
         except OSError as err:
             self.sock.close()
             raise StartError(f"takeover: connect: {err.strerror}") from None
+        try:
+            self.refuse_strangers(address)
+        except StartError:
+            self.sock.close()
+            raise
         log.info(f"{self.prefix} new connection to server")
+
+    def refuse_strangers(self, address: str) -> None:
+        """Believe nobody but our own user, and root.
+
+        The directory may be open to everybody, like /tmp: then anybody can be the
+        first to listen there. What the kernel tells is who began to listen.
+        """
+        level, name = socket.SOL_SOCKET, socket.SO_PEERCRED
+        raw = self.sock.getsockopt(level, name, CREDENTIALS.size)
+        _, uid, _ = CREDENTIALS.unpack(raw)
+        own = os.geteuid()
+        if uid not in (own, 0):
+            raise StartError(
+                f"takeover: unix:{address} is a socket of uid {uid}, "
+                f"neither ours (uid {own}) nor root's, nothing taken over"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +158,8 @@ class OldProcess:
             elif code == b"C":
                 if body != b"SHOW\0":
                     raise StartError(f"takeover: answer to SHOW FDS: {body!r}")
+                if self.fds:
+                    raise StartError("takeover: a descriptor without its row")
                 return rows
         raise AssertionError
 
@@ -167,7 +195,7 @@ class OldProcess:
         while True:
             while len(self.buffer) >= 5:
                 size = int.from_bytes(self.buffer[1:5], "big") + 1
-                if size < 5:
+                if not 5 <= size <= MOST_MESSAGE:
                     raise StartError("takeover: broken message from the old process")
                 if len(self.buffer) < size:
                     break
@@ -213,46 +241,53 @@ class OldProcess:
         except ProtocolError as err:
             raise StartError(f"takeover: {err}") from None
         # Columns came over the years; what an older process does not know is NULL.
-        values += [None] * (COLUMNS - len(values))
+        values += [None] * (len(FD_COLUMNS) + 1 - len(values))
         if not self.fds:
             # Not the same user: the rows come, but not the sockets.
             raise StartError("takeover: a row without its descriptor")
         try:
-            row = Row(
-                fd=self.fds[0],
-                number=int(values[0] or ""),
-                task=values[1] or "",
-                user=values[2],
-                database=values[3],
-                host=values[4] or "unix",
-                port=int(values[5] or 0),
-                cancel=int(values[6] or 0),
-                link=int(values[7] or 0),
-                tracked=tracked_of(values),
-                password=values[12],
-                scram_keys=keys_of(values[13], values[14]),
-                state=json.loads(values[15]) if values[15] else {},
-            )
+            row = row_of(self.fds[0], values)
         except ValueError as err:
-            raise StartError(f"takeover: row not understood: {err}") from None
+            raise not_understood(err) from None
         make_private(self.fds.pop(0))
         return row
 
 
-def tracked_of(values: list[str | None]) -> dict[str, str]:
-    """Return the four parameters that the protocol carries."""
-    names = ("client_encoding", "standard_conforming_strings", "DateStyle", "TimeZone")
-    pairs = zip(names, values[8:12], strict=True)
-    return {name: value for name, value in pairs if value is not None}
-
-
-def keys_of(client: str | None, server: str | None) -> tuple[bytes, bytes] | None:
-    r"""Return the SCRAM keys, which come as \x and hexadecimal digits."""
-    if not client or not server:
-        return None
-    return bytes.fromhex(client.removeprefix("\\x")), bytes.fromhex(
-        server.removeprefix("\\x")
+def row_of(fd: int, values: list[str | None]) -> Row:
+    """Return what the columns of SHOW FDS, and ours behind them, tell of *fd*."""
+    told = FdRow(
+        *(one.value(text) for one, text in zip(FD_COLUMNS, values, strict=False))
     )
+    parameters = (
+        (name, getattr(told, column)) for column, name in FD_PARAMETERS.items()
+    )
+    keys = told.scram_client_key, told.scram_server_key
+    try:
+        state = json.loads(values[len(FD_COLUMNS)] or "{}")
+    except RecursionError:
+        raise ValueError("state: too deep") from None
+    if not isinstance(state, dict):
+        raise ValueError("state: not an object")
+    return Row(
+        fd=fd,
+        number=told.fd,
+        task=told.task,
+        user=told.user,
+        database=told.database,
+        host=told.addr,
+        port=told.port,
+        cancel=told.cancel,
+        link=told.link,
+        tracked={name: value for name, value in parameters if value is not None},
+        password=told.password,
+        scram_keys=None if keys[0] is None or keys[1] is None else (keys[0], keys[1]),
+        state=state,
+    )
+
+
+def not_understood(err: Exception) -> StartError:
+    """Return what ends a takeover whose rows make no sense."""
+    return StartError(f"takeover: row not understood: {err}")
 
 
 def shown_error(body: bytes) -> str:

@@ -201,7 +201,7 @@ NOT_CARRIED = {
              "wait_note", "notified", "ends_with"), STILL),
         **dict.fromkeys(
             ("first_byte_is_tls", "started", "refused_tls", "application_name_override",
-             "startup_options", "startup_params", "known", "proof"), LOGIN),
+             "startup_params", "known", "proof"), LOGIN),
         "on_console": "the console is not handed over",
     },
     "Server": {
