@@ -8,7 +8,8 @@ from bouncer.wire.framer cimport Buf
 cdef enum:
     READ_SIZE = 65536           # bytes a recv may bring at least; see use_buffers
     EVENTS = 256                # sockets reported by one wait
-    LOGINS_US = 500             # what logins may take of one round
+    TALKS_US = 200              # what talks, logins above all, may take of one round
+    LATER_US = 1000             # what work that was put off may take of one round
 
 from bouncer.relay.stream cimport Stream
 
@@ -41,7 +42,10 @@ cdef class Poller:
         public object crashed   # callable(stream, exception): a bug in our code
         list unsent             # streams with queued output
         list later              # callables put off to the end of the round
+        list turns              # streams whose talk has stopped in favour of others
+        int64_t talks_until     # when the talks of this round have had their share
         bint busy               # inside dispatch
+        bint rung               # the loop is to call dispatch in any case
         readonly int64_t longest_us
         readonly uint64_t rounds
     # The four operations
@@ -55,3 +59,10 @@ cdef class Poller:
     cdef int release_slot(self, Stream stream) noexcept
     cdef int queue_flush(self, Stream stream) except -1
     cdef int flush_all(self) except -1
+    cdef int flush_unsent(self) except -1
+    cdef int run_later(self) except -1
+    cdef int queue_turn(self, Stream stream) except -1
+    cdef bint is_turn_over(self, int given) noexcept
+    cdef int serve_turns(self, list batch) except -1
+    cdef int ring(self) except -1
+    cpdef int put_off(self, call) except -1

@@ -5,6 +5,10 @@ The loop watches one descriptor, the set's own, and calls `dispatch` when any
 socket is ready; dispatch stays in compiled code until nothing is ready or its
 budget is spent. The hard idea: an event names a slot and a generation, never
 a pointer, because a stream may be closed by an earlier event of the same batch.
+
+Nobody keeps the others waiting: what is put off in a round, and a talk that has had
+its turn, go on in the next one, behind the sockets that are ready by then; and
+between two stays in dispatch the loop looks at signals and timers.
 """
 
 import os
@@ -17,7 +21,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from bouncer.relay.sockets cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, close,
     epoll_create1, epoll_ctl, epoll_event, epoll_wait, monotonic_us, wall_us)
-from bouncer.relay.stream cimport Stream
+from bouncer.relay.stream cimport TALK_MESSAGES, Stream
 from bouncer.wire.framer cimport buf_free
 
 cdef extern from "Python.h":
@@ -34,6 +38,7 @@ cdef class Poller:
         self.budget_us = 2000
         self.unsent = []
         self.later = []
+        self.turns = []
         self.loop_count = 5
         self.read_size = READ_SIZE
         self.rbuf = <char*>malloc(READ_SIZE)
@@ -154,60 +159,124 @@ cdef class Poller:
         return 0
 
     cdef int flush_all(self) except -1:
-        """Send what talks and the console have queued, and run what was put off."""
-        cdef Stream stream
-        cdef list batch
-        while self.unsent or self.later:
+        """Send what talks and the console have queued, and run what was put off.
+
+        What comes of that is the next round's: it could go on for ever.
+        """
+        if self.unsent:
+            self.flush_unsent()
+        if self.later:
+            self.run_later()
             if self.unsent:
-                batch = self.unsent
-                self.unsent = []
-                for item in batch:
-                    stream = <Stream>item
-                    stream.flush_queued = False
-                    try:
-                        stream.flush_out()
-                    except Exception as error:
-                        self.crashed(stream, error)
-            if self.later:
-                batch = self.later
-                self.later = []
-                for item in batch:
-                    try:
-                        item()
-                    except Exception as error:
-                        self.crashed(None, error)
+                self.flush_unsent()
+        return 0
+
+    cdef int flush_unsent(self) except -1:
+        cdef Stream stream
+        cdef list batch = self.unsent
+        self.unsent = []
+        for item in batch:
+            stream = <Stream>item
+            stream.flush_queued = False
+            try:
+                stream.flush_out()
+            except Exception as error:
+                self.crashed(stream, error)
+        return 0
+
+    cdef int run_later(self) except -1:
+        """Run what was put off before now, as much as there is time for."""
+        cdef int64_t begun = monotonic_us()
+        cdef Py_ssize_t done = 0
+        cdef list batch = self.later
+        self.later = []
+        for item in batch:
+            done += 1
+            try:
+                item()
+            except Exception as error:
+                self.crashed(None, error)
+            if monotonic_us() - begun > LATER_US:
+                break
+        if done < len(batch):
+            self.later = batch[done:] + self.later
+        return 0
+
+    cdef int ring(self) except -1:
+        """Let the loop call dispatch, even when no socket is ready."""
+        if not self.rung and self.loop is not None:
+            self.rung = True
+            self.loop.call_soon(self.dispatch)
+        return 0
+
+    # Turns of talks
+
+    cdef bint is_turn_over(self, int given) noexcept:
+        """Has a talk that was given so many messages had its share of the round?"""
+        return given >= TALK_MESSAGES or (
+            self.busy and monotonic_us() > self.talks_until)
+
+    cdef int queue_turn(self, Stream stream) except -1:
+        """The talk of *stream* could go on: it will, when others have had a turn."""
+        stream.turn_due = True
+        self.turns.append(stream)
+        if not self.busy:
+            self.ring()
+        return 0
+
+    cdef int serve_turns(self, list batch) except -1:
+        """Let talks go on, one at least, in the order in which they stopped."""
+        cdef Stream stream
+        cdef Py_ssize_t done = 0
+        for item in batch:
+            done += 1
+            stream = <Stream>item
+            stream.turn_due = False
+            try:
+                stream.go_on_talking()
+            except Exception as error:
+                self.crashed(stream, error)
+            if monotonic_us() > self.talks_until:
+                break
+        if done < len(batch):
+            self.turns = batch[done:] + self.turns
         return 0
 
     cdef int serve(self, int count) except -1:
-        """Serve a round's events: queries first, then logins for as long as they may.
+        """Serve a round's events: queries first, then talks for as long as they may.
 
         A login costs ten times what a transaction does. A storm of them must not
         hold up those who are in; who is left out is reported again.
         """
-        cdef int i, logins = 0
-        cdef int64_t begun
+        cdef int i, talks = 0
+        cdef list stopped = None
         for i in range(count):
             if self.serve_event(i, False):
-                self.events[logins] = self.events[i]
-                logins += 1
-        if logins == 0:
+                self.events[talks] = self.events[i]
+                talks += 1
+        if self.turns:
+            stopped = self.turns        # by now: who stops in this round is not among them
+            self.turns = []
+        elif talks == 0:
             return 0
-        begun = monotonic_us()
-        for i in range(logins):
+        self.talks_until = monotonic_us() + TALKS_US
+        for i in range(talks):
             self.serve_event(i, True)
-            if monotonic_us() - begun > LOGINS_US:
+            if monotonic_us() > self.talks_until:
                 break
+        if stopped is not None:
+            self.serve_turns(stopped)
         return 0
 
-    cdef bint serve_event(self, int i, bint logins_too) except -1:
-        """Hand event *i* to its stream; true when it is a login's and was left out."""
+    cdef bint serve_event(self, int i, bint talks_too) except -1:
+        """Hand event *i* to its stream; true when it is a talk's and was left out."""
         cdef uint64_t word = self.events[i].data.u64
         cdef Slot* slot = &self.slots[<uint32_t>(word & 0xFFFFFFFF)]
         cdef Stream stream
         if slot.stream == NULL or slot.generation != <uint32_t>(word >> 32):
             return False
         stream = <Stream>slot.stream
-        if stream.specials and not logins_too:
+        if (stream.specials or stream.talk is not None) and not talks_too:
             return True
         try:
             stream.on_events(self.events[i].events)
@@ -223,10 +292,13 @@ cdef class Poller:
         cdef int64_t begun = monotonic_us()
         self.now = begun
         self.busy = True
+        self.rung = False
         while True:
             count = self.wait()
             if count <= 0:
-                break
+                if not (self.turns or self.later or self.unsent):
+                    break
+                count = 0
             self.rounds += 1
             self.serve(count)
             if self.unsent or self.later:
@@ -235,6 +307,8 @@ cdef class Poller:
             if self.now - begun > self.budget_us:
                 break
         self.busy = False
+        if self.turns or self.later or self.unsent:
+            self.ring()
         if self.now - begun > self.longest_us:
             self.longest_us = self.now - begun
         if self.unwritten:
@@ -245,6 +319,8 @@ cdef class Poller:
         if self.busy:
             return              # dispatch does it at the end of its round
         self.flush_all()
+        if self.turns or self.later or self.unsent:
+            self.ring()
         if self.unwritten:
             self.after()
 
@@ -254,9 +330,12 @@ cdef class Poller:
             self.now = monotonic_us()
         return self.now
 
-    def put_off(self, call):
+    cpdef int put_off(self, call) except -1:
         """Run *call* at the end of the round, outside any stream's handler."""
         self.later.append(call)
+        if not self.busy:
+            self.ring()
+        return 0
 
     def take_longest(self):
         """Longest dispatch in microseconds since the last call."""

@@ -21,6 +21,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
+        EPOLLRDHUP
 
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct sockaddr:

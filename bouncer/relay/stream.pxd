@@ -11,6 +11,12 @@ from bouncer.relay.poller cimport Poller
 cdef enum:
     HIGH_WATER = 262144         # unsent bytes above which we stop reading a peer
     LOGIN_MESSAGE = 1048576     # largest message collected for a talk, in bytes
+    # Of somebody who has not logged in, in bytes
+    LOGIN_HELD = 65536          # received and not used: one startup packet of any size
+    LOGIN_UNSENT = 16384        # what it does not read of our answers
+    LOGIN_TLS = 32768           # a handshake, all its certificates included
+    TLS_READ = 16384            # what TLS is given at once meanwhile
+    TALK_MESSAGES = 16          # of one talk before others get a turn
 
 
 cdef class Stream:
@@ -27,6 +33,8 @@ cdef class Stream:
         bint broken             # the peer is gone for writing; reading tells why
         readonly bint closed
         bint specials           # logging in: packets may lack a type byte
+        bint talk_paused        # not read, because the talk does not wait for bytes
+        bint turn_due           # stands in the poller's list of turns
         bint tls_handshaking
         readonly bint is_unix
         Buf out                 # queued or left by a blocked send (TLS: ciphertext)
@@ -38,6 +46,7 @@ cdef class Stream:
         object tls_records      # reads and writes for it
         object tls_in
         object tls_out
+        uint32_t tls_seen       # bytes of the handshake
         readonly int64_t connected_at   # monotonic microseconds
         public int64_t received_at      # last bytes from the peer, same clock
         # Raw peer address: formatted only when somebody looks
@@ -62,6 +71,15 @@ cdef class Stream:
     cdef Py_ssize_t talk_take(self, const char* p, Py_ssize_t count) except -1
     cdef int bad_header(self, const char* p, Py_ssize_t count) except -1
     cdef int on_readable(self) except -1
+    cdef int nothing_read(self, ssize_t count) except -1
+    cdef int read_for_talk(self) except -1
+    cdef Py_ssize_t talk_room(self) except -1
+    cdef bint talk_reads(self) except -1
+    cdef bint talk_may_go_on(self) except -1
+    cdef bint is_crowded(self) except -1
+    cdef int pause_talk(self) except -1
+    cdef int go_on_talking(self) except -1
+    cdef int settle_reading(self) except -1
     cdef int feed(self, const char* p, Py_ssize_t count) except -1
     cdef int chew(self) except -1
     cdef int pause_reading(self) except -1

@@ -4,6 +4,10 @@
 A stream owns memory only while a send is blocked, a message is cut, or it
 waits for somebody; everything else passes through the poller's one buffer.
 `take` is handed bytes and says how many it used; the rest is held.
+
+While a talk has the stream, nothing is read that the talk does not wait for: not
+while it waits for somebody else, not while its answers are not read, and not while
+others have their turn. So what a peer can make us keep is one message.
 """
 
 import socket
@@ -15,9 +19,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
-from bouncer.relay.poller cimport Poller
+from bouncer.relay.poller cimport READ_SIZE, Poller
 from bouncer.relay.sockets cimport (
-    AF_INET, AF_INET6, AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT,
+    AF_INET, AF_INET6, AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
     MSG_DONTWAIT, MSG_NOSIGNAL, SO_PEERCRED, SOL_SOCKET, bouncer_ucred, close,
     getsockname, getsockopt, inet_ntop, monotonic_us, ntohs, recv,
     send as send_bytes, sockaddr,
@@ -94,7 +98,7 @@ cdef class Stream:
             self.flush_out()
             if self.closed:
                 return 0
-        if events & (EPOLLIN | EPOLLHUP | EPOLLERR):
+        if events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP):
             if self.want_read:
                 self.on_readable()
             elif events & EPOLLERR:
@@ -103,8 +107,17 @@ cdef class Stream:
                 # Cannot be masked, and what the peer sent last is still to be
                 # read when we may: stop watching altogether until then.
                 self.poller.remove(self)
-            elif events & EPOLLIN:
-                self.poller.modify(self, self.interest & ~<uint32_t>EPOLLIN)
+                if self.talk_paused and not self.talk_reads():
+                    self.peer_eof()
+            elif events & EPOLLRDHUP and self.talk_paused and not self.talk_reads():
+                # Whom it waits for has no one to tell any more.
+                self.peer_eof()
+            elif self.talk_paused and not self.talk_reads():
+                self.poller.modify(
+                    self, self.interest & ~<uint32_t>EPOLLIN | EPOLLRDHUP)
+            else:
+                self.poller.modify(
+                    self, self.interest & ~<uint32_t>(EPOLLIN | EPOLLRDHUP))
         return 0
 
     cdef int flush_out(self) except -1:
@@ -132,7 +145,11 @@ cdef class Stream:
         if blocked:
             if self.watched:
                 self.poller.modify(self, self.interest & ~<uint32_t>EPOLLOUT)
-            self.drained()
+            if self.talk is not None:
+                self.go_on_talking()
+            else:
+                self.talk_paused = False
+                self.drained()
         return 0
 
     # Overridden by Client and Server
@@ -160,6 +177,8 @@ cdef class Stream:
         cdef Poller poller = self.poller
         cdef int fills = poller.loop_count
         cdef ssize_t count
+        if self.specials or self.talk is not None:
+            return self.read_for_talk()
         while True:
             count = recv(self.fd, poller.rbuf, poller.read_size, MSG_DONTWAIT)
             if count <= 0:
@@ -173,6 +192,10 @@ cdef class Stream:
             if (count < poller.read_size or fills == 0 or self.closed
                     or not self.want_read):
                 return 0
+        return self.nothing_read(count)
+
+    cdef int nothing_read(self, ssize_t count) except -1:
+        """A recv has brought no byte; errno is its."""
         if count == 0:
             if self.tls_handshaking:
                 # Let the handshake itself say that it was broken off.
@@ -182,6 +205,82 @@ cdef class Stream:
         if errno == EAGAIN or errno == EINTR:
             return 0
         return self.peer_reset()
+
+    cdef int read_for_talk(self) except -1:
+        """Read no more than may be kept until the talk has used it."""
+        cdef Poller poller = self.poller
+        cdef ssize_t count
+        cdef Py_ssize_t room
+        if not self.talk_may_go_on():
+            return self.pause_talk()
+        room = self.talk_room()
+        if room <= 0:
+            return self.pause_talk()
+        count = recv(self.fd, poller.rbuf, room, MSG_DONTWAIT)
+        if count <= 0:
+            return self.nothing_read(count)
+        self.received_at = poller.now
+        if self.tls_object is not None:
+            self.tls_receive(poller.rbuf, count)
+        else:
+            self.feed(poller.rbuf, count)
+        if not self.closed and not self.talk_may_go_on():
+            self.pause_talk()
+        return 0
+
+    cdef Py_ssize_t talk_room(self) except -1:
+        """How many bytes may be read: what is held stays within one message."""
+        cdef Py_ssize_t most = LOGIN_HELD
+        if not self.specials:
+            most = 1 + <Py_ssize_t>self.talk_limit
+        most -= buf_size(&self.held)
+        if self.tls_object is not None:
+            # What is decrypted is never more than what came. A cut record is in
+            # the library's own buffer, which takes no more than one.
+            most -= self.tls_in.pending
+            if self.specials or self.tls_handshaking:
+                return most if most < TLS_READ else TLS_READ
+        return most if most < READ_SIZE else READ_SIZE
+
+    cdef bint talk_reads(self) except -1:
+        """Does the talk, if there is one, wait for bytes?"""
+        cdef Talk talk = self.talk
+        return (talk is None or self.tls_handshaking or talk.waiting is READ
+                or talk.waiting is READ_BYTE)
+
+    cdef bint talk_may_go_on(self) except -1:
+        """May more be read, or handed to the talk, now?"""
+        return self.talk_reads() and not self.turn_due and not self.is_crowded()
+
+    cdef bint is_crowded(self) except -1:
+        """Does the peer not read what it is told?"""
+        cdef Py_ssize_t most = LOGIN_UNSENT if self.specials else HIGH_WATER
+        if buf_size(&self.out) <= most:
+            return False
+        if not self.interest & EPOLLOUT:
+            self.flush_out()
+        return buf_size(&self.out) > most
+
+    cdef int pause_talk(self) except -1:
+        self.talk_paused = True
+        return self.pause_reading()
+
+    cdef int go_on_talking(self) except -1:
+        """What the talk was stopped for is over: use what is held, read on."""
+        if not self.closed and buf_size(&self.held) > 0:
+            self.chew()
+        return self.settle_reading()
+
+    cdef int settle_reading(self) except -1:
+        """The talk has gone on: is it to be read, or no more?"""
+        if self.closed:
+            return 0
+        if not self.talk_may_go_on():
+            return self.pause_talk()
+        if self.talk_paused:
+            self.talk_paused = False
+            self.wake()
+        return 0
 
     cdef int feed(self, const char* p, Py_ssize_t count) except -1:
         """Hand over new plaintext; hold what cannot be used yet."""
@@ -233,14 +332,21 @@ cdef class Stream:
         return 0
 
     cdef Py_ssize_t talk_take(self, const char* p, Py_ssize_t count) except -1:
-        """Cut messages for the talk, as long as it asks for them."""
+        """Cut messages for the talk, as long as it asks for them and has the turn."""
         cdef Py_ssize_t pos = 0
         cdef uint32_t length
-        cdef int code
-        cdef Talk talk = self.talk
-        while not self.closed and self.talk is talk and talk.waiting is not None:
-            if self.tls_handshaking:
+        cdef int code, given = 0
+        cdef Talk talk
+        while not self.closed and not self.turn_due:
+            talk = self.talk
+            if talk is None or talk.waiting is None or self.tls_handshaking:
                 break
+            if given and self.poller.is_turn_over(given):
+                self.poller.queue_turn(self)
+                break
+            if self.is_crowded():
+                break
+            given += 1
             if talk.waiting is READ_BYTE:
                 if pos == count:
                     break
@@ -296,12 +402,13 @@ cdef class Stream:
         self.want_read = True
         if not self.watched:
             if self.slot:
-                self.poller.add(self, self.interest | EPOLLIN)
+                self.poller.add(
+                    self, self.interest & ~<uint32_t>EPOLLRDHUP | EPOLLIN)
         elif not self.interest & EPOLLIN:
-            self.poller.modify(self, self.interest | EPOLLIN)
+            self.poller.modify(self, self.interest & ~<uint32_t>EPOLLRDHUP | EPOLLIN)
         if self.tls_object is not None and not self.tls_handshaking:
             # What TLS has decrypted or buffered raises no event of the socket.
-            self.poller.later.append(self.pump_later)
+            self.poller.put_off(self.pump_later)
         return 0
 
     def quiesce(self):
@@ -332,10 +439,13 @@ cdef class Stream:
     def pump_later(self):
         if not self.closed and self.tls_object is not None:
             self.tls_pump()
+            if self.talk is not None:
+                self.settle_reading()
 
     cdef int tls_receive(self, const char* p, Py_ssize_t count) except -1:
         self.tls_in.write(as_object(p, count))
         if self.tls_handshaking:
+            self.tls_seen += <uint32_t>count
             return self.tls_handshake()
         return self.tls_pump()
 
@@ -355,6 +465,9 @@ cdef class Stream:
             if count == 0:
                 return self.peer_eof()
             self.feed(poller.plain, count)
+            if self.talk is not None and not self.closed \
+                    and not self.talk_may_go_on():
+                self.pause_talk()
         if not self.closed and self.tls_out.pending:
             data = self.tls_out.read()
             self.push(data, len(data))
@@ -389,8 +502,12 @@ cdef class Stream:
         if self.tls_out.pending:
             data = self.tls_out.read()
             self.push(data, len(data))
-        if error is WantRead or self.closed:
+        if self.closed:
             return 0
+        if error is WantRead:
+            if self.tls_seen <= LOGIN_TLS or not self.specials:
+                return 0
+            error = TlsError("handshake too long")
         self.tls_handshaking = False
         self.talk.step(None, error)
         if error is None and not self.closed and self.tls_in.pending:
@@ -474,8 +591,7 @@ cdef class Stream:
 
     def after_step(self):
         """A talk went on outside a read: use what came meanwhile, then flush."""
-        if not self.closed and buf_size(&self.held) > 0:
-            self.chew()
+        self.go_on_talking()
         self.poller.settle()
 
     def talk_over(self, value):
