@@ -14,9 +14,7 @@ import errno
 import os
 import re
 import socket
-import sys
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
@@ -40,7 +38,10 @@ from admin.extended import Extended
 from admin.grammar import parse
 from admin.owed import Owed
 from admin.show import TOPICS, App, Row
-from admin.sql import TABLES, Run, Schema, Select, reads_a_table
+from admin.sql import Select, reads_a_table
+from admin.sqlbounds import LONGEST_QUERY, too_long
+from admin.sqlrun import Encode, Run
+from admin.turn import Turn
 from bouncer import COMPATIBLE_VERSION, carry, log
 from bouncer.errors import CommandError, ConfigError, Disconnect
 from bouncer.relay.talk import READ, Waiter
@@ -66,12 +67,11 @@ ROWS_BETWEEN_LOOKS: Final = 32
 # Unsent bytes above which a console waits until its client has read some.
 HIGH_WATER: Final = 4 << 20
 DRAIN_PAUSE: Final = 0.02
+# WAIT_CLOSE may be given again and again before the first is answered.
+MOST_OWING: Final = 1000
 # PgBouncer builds an ErrorResponse and its ReadyForQuery in 512 bytes, and drops
 # the connection when they do not fit.
 LONGEST_REFUSAL: Final = 512
-QUERY_THREADS: Final = 2
-# Seconds for which such a thread may keep the interpreter from the loop.
-SWITCH_INTERVAL: Final = 0.0005
 
 FE_QUERY: Final = int(Frontend.FE_QUERY)
 FE_TERMINATE: Final = int(Frontend.FE_TERMINATE)
@@ -124,8 +124,7 @@ class AdminConsole:
         self.app = app
         self.sessions: dict[int, Session] = {}
         self.ending = False  # SHUTDOWN was given
-        self._schema: Schema | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self.turn = Turn()
 
     # Called by client_login and cancel
 
@@ -156,6 +155,8 @@ class AdminConsole:
     def cancel_requested(self, client: Any) -> None:
         """A CancelRequest named *client*: lift whatever everybody waits for."""
         session = self.sessions.get(client.id)
+        if session is not None and session.compiling:
+            return  # that ends by itself, and soon
         if session is not None and session.running is not None:
             session.running.cancel()
             return
@@ -175,26 +176,10 @@ class AdminConsole:
 
     # Called by sessions
 
-    @property
-    def schema(self) -> Schema:
-        """The tables to compile queries against, made by the first of them."""
-        if self._schema is None:
-            self._schema = Schema()
-        return self._schema
-
     def end(self) -> Waiter:
         """The process is ending: give what a session waits for until then."""
         self.ending = True
         return Waiter()
-
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run *work* beside the loop."""
-        if self._threads is None:
-            # The loop would wait up to 5 ms for the interpreter each time.
-            sys.setswitchinterval(SWITCH_INTERVAL)
-            self._threads = ThreadPoolExecutor(QUERY_THREADS, "console-select")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, work)
 
 
 class Session:
@@ -214,6 +199,7 @@ class Session:
         self.late: list[bytes] = []
         self.spoken = False
         self.running: Run | None = None
+        self.compiling = False
 
     def talk(self) -> Talk:
         """Answer one message after the other."""
@@ -279,12 +265,14 @@ class Session:
         if statement is None:
             if not self.is_query(text):
                 raise asked.invalid()
-            select = self.console.schema.compile(text.decode())
-            rows = yield from self.select(select, [])
+            select = yield from self.compile(text)
             width = len(select.shape)
+            found = yield from self.select(
+                select, [], lambda rows: text_rows(rows, width)
+            )
             self.client.write(row_description(select.shape))
-            yield from self.in_slices(text_rows(rows, width), self.send)
-            self.complete(f"SELECT {len(rows)}")
+            yield from self.in_slices(found, self.send)
+            self.complete(f"SELECT {len(found)}")
             return
         reply = run(statement, asked)
         if isinstance(reply, Rows):
@@ -337,6 +325,8 @@ class Session:
 
     def owe_simple(self, tag: str) -> Owed:
         """Make a debt that is paid whenever the application says so."""
+        if len(self.owing) >= MOST_OWING:
+            raise CommandError(f"more than {MOST_OWING} commands wait", "54000")
         return Owed(tag, self.pay, lambda owed: None)
 
     def pay(self, owed: Owed) -> None:
@@ -360,10 +350,25 @@ class Session:
 
     def is_query(self, text: bytes) -> bool:
         """Whether *text* is a SELECT from our tables."""
+        begin = text[:LONGEST_QUERY]
         try:
-            return reads_a_table(text.decode())
+            # A text that is too long may be cut within a character.
+            return reads_a_table(
+                begin.decode(errors="strict" if begin is text else "ignore")
+            )
         except UnicodeDecodeError:
             return False
+
+    def compile(self, text: bytes) -> Generator[Any, Any, Select]:
+        """Let a query be checked when it is its turn."""
+        if len(text) > LONGEST_QUERY:
+            raise too_long()
+        self.compiling = True
+        try:
+            select: Select = yield self.console.turn.compile(text.decode())
+        finally:
+            self.compiling = False
+        return select
 
     def rows_of(self, reply: Rows) -> Iterable[Row]:
         """Give the rows of a SHOW, made on demand."""
@@ -380,21 +385,17 @@ class Session:
             self.client.write(notice_response(notice.text, detail=notice.detail))
 
     def select(
-        self, select: Select, values: list[Value]
-    ) -> Generator[Any, Any, list[Row]]:
-        """Copy the tables a query reads, then run it in a thread."""
-        snapshot: dict[str, list[Row]] = {}
-        for name in select.tables:
-            rows: list[Row] = []
-            made = TABLES[name].rows(self.app, self.client.id)
-            yield from self.in_slices(made, rows.extend)
-            snapshot[name] = rows
-        self.running = work = Run(select, snapshot, values)
+        self, select: Select, values: list[Value], encode: Encode
+    ) -> Generator[Any, Any, list[bytes]]:
+        """Run a query when it is its turn; the packets of its rows."""
+        self.running = work = Run(select, values)
+        room = self.extended.held.room()
         try:
-            found: list[Row] = yield self.console.in_thread(work.rows)
+            found: list[bytes] = yield self.console.turn.run(
+                self.app, self.client.id, work, encode, room
+            )
         finally:
             self.running = None
-            work.cancel()  # the client may have left
         return found
 
     def in_slices(self, items: Iterable[T], take: Callable[[list[T]], object]) -> Talk:

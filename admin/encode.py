@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from math import isfinite
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -56,6 +57,9 @@ CLOSE_COMPLETE: Final = b"3\0\0\0\x04"
 NO_DATA: Final = b"n\0\0\0\x04"
 PORTAL_SUSPENDED: Final = b"s\0\0\0\x04"
 EMPTY_QUERY: Final = b"I\0\0\0\x04"
+
+# As PostgreSQL writes them.
+_NOT_FINITE: Final = {float("inf"): b"Infinity", float("-inf"): b"-Infinity"}
 
 # A value longer than this is not worth keeping.
 LONGEST_KEPT: Final = 64
@@ -159,6 +163,8 @@ def text_of(value: Value) -> bytes | None:
         return None
     if isinstance(value, bytes):
         return b"\\x" + value.hex().encode()
+    if isinstance(value, float) and not isfinite(value):
+        return _NOT_FINITE.get(value, b"NaN")
     return str(value).encode()
 
 
@@ -231,7 +237,7 @@ def whole_number(value: Value) -> int:
             return int(number)
     except ValueError:
         pass
-    raise CommandError(f"value is no integer: {value!r}", "22P02")
+    raise CommandError(f"value is no integer: {repr(value)[:100]}", "22P02")
 
 
 WRITERS: Final[dict[int, Callable[[Value], bytes]]] = {

@@ -8,10 +8,9 @@ what was sent behind it.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Generator
 from itertools import islice
-from struct import Struct
-from struct import error as StructError
 from typing import Any, Final
 
 from admin.commands import (
@@ -38,17 +37,17 @@ from admin.encode import (
     TEXT,
     Column,
     Value,
-    mixed_rows,
     parameter,
     parameter_description,
     row_description,
-    text_rows,
 )
 from admin.grammar import Command, parse_prepared
 from admin.grammar import Statement as Parsed
+from admin.held import Held, Kept, Portal, Statement
 from admin.owed import Owed
-from admin.show import Row
-from admin.sql import Select
+from admin.reader import INT2, INT4, MOST_COLUMNS, MOST_PARAMETERS, OID, Reader
+from admin.sqlbounds import LONGEST_QUERY, too_long
+from admin.sqlrun import PACKET_OVERHEAD
 from bouncer.errors import CommandError
 from bouncer.relay.talk import Waiter
 from bouncer.wire.codes import Frontend
@@ -65,10 +64,6 @@ Talk = Generator[Any, Any, None]
 MOST_STATEMENTS: Final = 1000
 MOST_PORTALS: Final = 1000
 
-_INT2: Final = Struct("!H")
-_INT4: Final = Struct("!i")
-_OID: Final = Struct("!I")
-
 FE_BIND: Final = int(Frontend.FE_BIND)
 FE_CLOSE: Final = int(Frontend.FE_CLOSE)
 FE_DESCRIBE: Final = int(Frontend.FE_DESCRIBE)
@@ -78,117 +73,6 @@ FE_PARSE: Final = int(Frontend.FE_PARSE)
 FE_SYNC: Final = int(Frontend.FE_SYNC)
 
 
-class Reader:
-    """Reads the fields of a message; a message that is cut is refused."""
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-        self.at = 0
-
-    def text(self) -> bytes:
-        """Read up to the next zero byte."""
-        end = self.body.find(b"\0", self.at)
-        if end < 0:
-            raise malformed()
-        found = self.body[self.at : end]
-        self.at = end + 1
-        return found
-
-    def number(self, form: Struct) -> int:
-        """Read one number."""
-        try:
-            value: int = form.unpack_from(self.body, self.at)[0]
-        except StructError:
-            raise malformed() from None
-        self.at += form.size
-        return value
-
-    def numbers(self, form: Struct) -> list[int]:
-        """Read a count and so many numbers."""
-        return [self.number(form) for _ in range(self.number(_INT2))]
-
-    def values(self) -> list[bytes | None]:
-        """Read a count and so many values with their lengths."""
-        found: list[bytes | None] = []
-        for _ in range(self.number(_INT2)):
-            length = self.number(_INT4)
-            if length < 0:
-                found.append(None)
-                continue
-            if self.at + length > len(self.body):
-                raise malformed()
-            found.append(self.body[self.at : self.at + length])
-            self.at += length
-        return found
-
-    def kind(self) -> bytes:
-        """Read one byte that is S or P."""
-        self.at += 1
-        found = self.body[self.at - 1 : self.at]
-        if found not in (b"S", b"P"):
-            raise malformed()
-        return found
-
-
-def malformed() -> CommandError:
-    """Refuse a message whose lengths do not fit."""
-    return CommandError("invalid message format")
-
-
-class Statement:
-    """What Parse made: a command, a query, or nothing at all."""
-
-    __slots__ = ("command", "oids", "select", "text")
-
-    def __init__(
-        self,
-        text: bytes,
-        command: Parsed | None,
-        select: Select | None,
-        oids: tuple[int, ...],
-    ) -> None:
-        self.text = text
-        self.command = command
-        self.select = select
-        self.oids = oids
-
-
-class Portal:
-    """What Bind made: a statement with its values, and how far it has got."""
-
-    __slots__ = (
-        "command",
-        "formats",
-        "over",
-        "packets",
-        "shape",
-        "statement",
-        "values",
-    )
-
-    def __init__(
-        self,
-        statement: Statement,
-        command: Parsed | None,
-        values: list[Value],
-        shape: tuple[Column, ...],
-        formats: list[int],
-    ) -> None:
-        self.statement = statement
-        self.command = command
-        self.values = values
-        self.shape = shape
-        self.formats = formats
-        self.packets: Iterator[bytes] | None = None
-        self.over = False
-
-    def encode(self, rows: Iterable[Row]) -> Iterable[bytes]:
-        """Make packets of *rows* in the formats that were asked for."""
-        if any(self.formats):
-            return mixed_rows(rows, self.shape, self.formats)
-        return text_rows(rows, len(self.shape))
-
-
 class Extended:
     """The extended protocol of one console session."""
 
@@ -196,6 +80,7 @@ class Extended:
         self.session = session
         self.statements: dict[bytes, Statement] = {}
         self.portals: dict[bytes, Portal] = {}
+        self.held = Held()
         self.failed = False  # nothing is done until Sync
         self.open = False  # messages have come, their Sync has not
 
@@ -205,7 +90,7 @@ class Extended:
         write = self.session.client.write
         if code == FE_SYNC:
             self.failed = False
-            self.portals.clear()
+            self.drop_portals()
             write(READY_IDLE)
             return
         if self.failed or code == FE_FLUSH:
@@ -213,7 +98,7 @@ class Extended:
         try:
             reader = Reader(body)
             if code == FE_PARSE:
-                self.parse(reader)
+                yield from self.parse(reader)
             elif code == FE_BIND:
                 self.bind(reader)
             elif code == FE_DESCRIBE:
@@ -235,24 +120,49 @@ class Extended:
 
     def forget_unnamed(self) -> None:
         """A Query ends the unnamed statement and the portals."""
-        self.statements.pop(b"", None)
+        self.drop_statement(b"")
+        self.drop_portals()
+
+    # What is held
+
+    def drop_statement(self, name: bytes) -> None:
+        """Forget a statement, if there is one."""
+        statement = self.statements.pop(name, None)
+        if statement is not None:
+            self.held.give(statement.size)
+
+    def drop_portal(self, name: bytes) -> None:
+        """Forget a portal, if there is one."""
+        portal = self.portals.pop(name, None)
+        if portal is not None:
+            self.held.give(portal.size)
+
+    def drop_portals(self) -> None:
+        """Forget all portals."""
+        for portal in self.portals.values():
+            self.held.give(portal.size)
         self.portals.clear()
 
     # One message each
 
-    def parse(self, reader: Reader) -> None:
+    def parse(self, reader: Reader) -> Talk:
         """Parse: read a command or compile a query."""
-        name, text = reader.text(), reader.text()
-        wanted = reader.numbers(_OID)
+        name, text = reader.name(), reader.text()
+        wanted = reader.numbers(OID, MOST_PARAMETERS, "parameters")
+        if len(text) > LONGEST_QUERY:
+            raise too_long()
         if name and name in self.statements:
             named = decode_text(name)
             raise CommandError(f'prepared statement "{named}" already exists', "42P05")
         if len(self.statements) >= MOST_STATEMENTS and name:
             raise CommandError("too many prepared statements", "53400")
-        self.statements[name] = self.prepare(text, wanted)
+        self.drop_statement(name)
+        statement = yield from self.prepare(text, wanted)
+        self.held.take(statement.size)
+        self.statements[name] = statement
         self.session.client.write(PARSE_COMPLETE)
 
-    def prepare(self, text: bytes, wanted: list[int]) -> Statement:
+    def prepare(self, text: bytes, wanted: list[int]) -> Generator[Any, Any, Statement]:
         """Make a statement of *text*; *wanted* are the types a client gave."""
         if not text.strip(b" \t\n\r;"):
             return Statement(text, None, None, tuple(wanted))
@@ -261,7 +171,7 @@ class Extended:
         if command is None:
             if not self.session.is_query(text):
                 raise self.session.asked(text, self.owe).invalid()
-            select = self.session.console.schema.compile(text.decode())
+            select = yield from self.session.compile(text)
             oids = select.parameters
         else:
             select = None
@@ -287,10 +197,10 @@ class Extended:
 
     def bind(self, reader: Reader) -> None:
         """Bind: give a statement its values."""
-        name, of = reader.text(), reader.text()
-        formats = reader.numbers(_INT2)
+        name, of = reader.name(), reader.name()
+        formats = reader.numbers(INT2, MOST_PARAMETERS, "formats")
         raw = reader.values()
-        wanted = reader.numbers(_INT2)
+        wanted = reader.numbers(INT2, MOST_COLUMNS, "formats")
         statement = self.statement(of)
         if len(raw) != len(statement.oids):
             raise CommandError(
@@ -309,7 +219,10 @@ class Extended:
             raise CommandError("too many portals", "53400")
         # A command without rows has no columns to be formatted.
         results = spread(wanted, len(shape), "result") if shape else []
-        self.portals[name] = Portal(statement, command, values, shape, results)
+        portal = Portal(statement, command, values, shape, results)
+        self.drop_portal(name)
+        self.held.take(portal.size)
+        self.portals[name] = portal
         self.session.client.write(BIND_COMPLETE)
 
     def bound(
@@ -325,7 +238,7 @@ class Extended:
 
     def describe(self, reader: Reader) -> None:
         """Describe: say what a statement wants and what it gives."""
-        kind, name = reader.kind(), reader.text()
+        kind, name = reader.kind(), reader.name()
         write = self.session.client.write
         if kind == b"P":
             portal = self.portal(name)
@@ -357,9 +270,9 @@ class Extended:
     def close(self, reader: Reader) -> None:
         """Close: forget a statement or a portal, known or not."""
         if reader.kind() == b"S":
-            self.statements.pop(reader.text(), None)
+            self.drop_statement(reader.name())
         else:
-            self.portals.pop(reader.text(), None)
+            self.drop_portal(reader.name())
         self.session.client.write(CLOSE_COMPLETE)
 
     def statement(self, name: bytes) -> Statement:
@@ -386,8 +299,8 @@ class Extended:
 
     def execute(self, reader: Reader) -> Talk:
         """Execute: carry a portal out, or go on with it."""
-        name = reader.text()
-        most = max(0, reader.number(_INT4))
+        name = reader.name()
+        most = max(0, reader.number(INT4))
         portal = self.portal(name)
         session = self.session
         if portal.over:
@@ -397,8 +310,10 @@ class Extended:
         if portal.packets is not None:
             yield from self.send(portal, most)
         elif portal.statement.select is not None:
-            rows = yield from session.select(portal.statement.select, portal.values)
-            portal.packets = iter(portal.encode(rows))
+            found = yield from session.select(
+                portal.statement.select, portal.values, portal.encode
+            )
+            portal.packets = iter(found)
             yield from self.send(portal, most)
         elif portal.command is None:
             portal.over = True
@@ -442,10 +357,7 @@ class Extended:
 
         yield from session.in_slices(islice(packets, most or None), count)
         if most and sent == most:
-            # What follows may be asked for much later: take it now.
-            rest: list[bytes] = []
-            yield from session.in_slices(packets, rest.extend)
-            portal.packets = iter(rest)
+            yield from self.keep(portal)
             session.client.write(PORTAL_SUSPENDED)
             return
         portal.over = True
@@ -453,6 +365,23 @@ class Extended:
         session.client.write(
             command_complete(f"SELECT {sent}" if is_select else "SHOW")
         )
+
+    def keep(self, portal: Portal) -> Talk:
+        """Keep the rows behind those that were wanted, which may be much later."""
+        rest: deque[bytes] = deque()
+
+        def take(batch: list[bytes]) -> None:
+            size = sum(map(len, batch)) + PACKET_OVERHEAD * len(batch)
+            self.held.take(size)
+            portal.size += size
+            rest.extend(batch)
+
+        packets = portal.packets
+        if isinstance(packets, Kept):
+            return  # they are kept already
+        assert packets is not None
+        yield from self.session.in_slices(packets, take)
+        portal.packets = Kept(rest, portal, self.held)
 
     # Deferred replies
 

@@ -21,6 +21,7 @@ _TOKEN: Final = re.compile(
   | (?P<name>[^\W\d]\w*|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\])
   | (?P<parameter>\$[1-9][0-9]?)
   | (?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)
+  | (?P<open>['"`\[]|/\*)
   | (?P<sign>::|\|\||<=|>=|<>|!=|==|.)
     """,
     re.VERBOSE | re.DOTALL,
@@ -32,9 +33,21 @@ _INT_FUNCTIONS: Final = frozenset(
 _FLOAT_FUNCTIONS: Final = frozenset(
     "avg total round julianday percent_rank cume_dist".split()
 )
-_SAME_FUNCTIONS: Final = frozenset(
-    "min max abs coalesce ifnull nullif lag lead first_value last_value".split()
-)
+# Functions that give one of their arguments, by which of them that may be.
+_SAME_FUNCTIONS: Final = {
+    "abs": slice(0, 1),
+    "coalesce": slice(None),
+    "first_value": slice(0, 1),
+    "ifnull": slice(None),
+    "iif": slice(1, 3),
+    "lag": slice(0, None, 2),
+    "last_value": slice(0, 1),
+    "lead": slice(0, None, 2),
+    "max": slice(None),
+    "min": slice(None),
+    "nth_value": slice(0, 1),
+    "nullif": slice(0, 1),
+}
 
 
 class Token(NamedTuple):
@@ -53,13 +66,21 @@ class Token(NamedTuple):
         return self.text.strip('"`[]').lower()
 
 
-def tokens_of(text: str) -> list[Token]:
-    """Cut a query into words; blanks and comments are dropped."""
-    return [
-        Token(match.lastgroup or "", match[0])
-        for match in _TOKEN.finditer(text)
-        if match.lastgroup != "skip"
-    ]
+def tokens_of(text: str, most: int | None = None) -> list[Token]:
+    """Cut a query into words, at most *most*; blanks and comments are dropped.
+
+    A quote or a comment that nothing closes is the last one, of kind `open`: each
+    further one would be looked for up to the end of the text, too.
+    """
+    found: list[Token] = []
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or ""
+        if kind == "skip":
+            continue
+        found.append(Token(kind, match[0]))
+        if kind == "open" or len(found) == most:
+            break
+    return found
 
 
 def with_casts(text: str) -> str:
@@ -161,13 +182,24 @@ class Types:
         if function in _FLOAT_FUNCTIONS:
             return OID_FLOAT8
         if function in _SAME_FUNCTIONS:
-            return self.item(_split(inside)[0])
+            return self.one_of(_split(inside)[_SAME_FUNCTIONS[function]])
         if function == "cast":
             kind = inside[-1].text.upper() if inside else ""
             if "INT" in kind:
                 return OID_INT8
             return OID_FLOAT8 if kind in ("REAL", "FLOAT", "DOUBLE") else OID_TEXT
         return OID_TEXT
+
+    def one_of(self, items: Sequence[Sequence[Token]]) -> int:
+        """Give the type of whichever of *items* it will be; text when they differ."""
+        kinds = {
+            self.item(item)
+            for item in items
+            if not (len(item) == 1 and item[0].is_word("NULL"))
+        }
+        if kinds == {OID_INT8, OID_FLOAT8}:
+            return OID_FLOAT8
+        return kinds.pop() if len(kinds) == 1 else OID_TEXT
 
     def has_float(self, tokens: Sequence[Token]) -> bool:
         """Whether something in an expression makes it a float."""

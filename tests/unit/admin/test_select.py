@@ -4,9 +4,7 @@ from typing import Any
 
 import pytest
 
-from admin.sql import Run, Schema
 from admin.sqlwords import with_casts
-from bouncer.errors import CommandError
 from tests.unit.admin.talking import Conversation, FakeApp, console, socket_row
 
 
@@ -157,14 +155,16 @@ def test_select_may_be_longer_than_a_command(busy_app: FakeApp) -> None:
     assert rows(got) == [["1"]]
 
 
-def test_select_has_a_deadline(busy_app: FakeApp) -> None:
-    select = Schema().compile(
-        "SELECT count(*) FROM clients, clients a, clients b, clients c, clients d"
+def test_select_has_a_deadline(
+    busy_app: FakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("admin.turn.STATEMENT_SECONDS", 0.05)
+    got = Conversation(busy_app).ask(
+        "SELECT count(*) FROM clients, clients a, clients b, clients c, clients d, "
+        "clients e, clients f, clients g, clients h, clients i, clients j"
     )
-    clients = [(None,) * 21] * 200
-    with pytest.raises(CommandError) as caught:
-        Run(select, {"clients": clients}, [], seconds=0.05).rows()
-    assert caught.value.sqlstate == "57014"
+    assert dict(got[0]["fields"])["C"] == "57014"
+    assert "statement timeout" in text_of(got)
 
 
 def test_select_is_broken_off_by_a_cancel(
@@ -172,13 +172,15 @@ def test_select_is_broken_off_by_a_cancel(
 ) -> None:
     talk = Conversation(busy_app)
     talk.ask("PAUSE")
-    start = talk.console.in_thread
+    turn = talk.console.turn
+    start = turn.beside
 
     async def canceled(work: Any) -> Any:
-        talk.console.cancel_requested(talk.client)
+        if talk.console.sessions[talk.client.id].running is not None:
+            talk.console.cancel_requested(talk.client)
         return await start(work)
 
-    monkeypatch.setattr(talk.console, "in_thread", canceled)
+    monkeypatch.setattr(turn, "beside", canceled)
     got = talk.ask(
         "SELECT count(*) FROM clients, clients a, clients b, clients c, clients d, "
         "clients e, clients f, clients g, clients h"
