@@ -157,7 +157,7 @@ class Adoption:
         return database
 
     def is_of_the_file(self, name: str) -> bool:
-        """Say whether a login of *name* would be decided by auth_file, whatever comes."""
+        """Say whether a login of *name* would be decided by auth_file, in any case."""
         found = self.app.registry.users.get(name)
         known = found is not None and found.in_auth_file
         return known and self.app.settings.auth_type not in (*ASK_ELSEWHERE, "hba")
