@@ -30,7 +30,11 @@ from bouncer.listener import Listener, unix_socket_name, unix_socket_path
 from bouncer.pool.hosts import Address
 from bouncer.pool.pools import ServerPool
 from bouncer.pool.registry import DatabaseState, UserState
-from bouncer.process import await_no_pidfile, somebody_answers
+from bouncer.process import (
+    await_no_pidfile,
+    refuse_strangers_pidfile,
+    somebody_answers,
+)
 from bouncer.relay.carried import (
     learn_statements,
     owes_unknown,
@@ -70,6 +74,8 @@ def begin(app: Bouncer) -> "Adoption | None":
         raise StartError("cannot reboot with abstract Unix socket")
     if passed_fds():
         raise StartError("cannot reboot under service manager")
+    if settings.pidfile:
+        refuse_strangers_pidfile(settings.pidfile)
     log.info("takeover_init: launching connection")
     old = OldProcess(path, settings.listen_port)
     try:

@@ -157,6 +157,16 @@ def remove_pidfile(path: str) -> None:
         return
 
 
+def refuse_strangers_pidfile(path: str) -> None:
+    """Refuse to wait for a pid file to go away that another user has put there."""
+    try:
+        uid = os.stat(path).st_uid
+    except OSError:
+        return
+    if uid not in (os.geteuid(), 0):
+        raise StartError(f"takeover: pidfile '{path}' is uid {uid}'s, not ours")
+
+
 def await_no_pidfile(path: str) -> None:
     """Wait until the process that we take over from has removed its pid file.
 
