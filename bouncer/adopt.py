@@ -29,7 +29,7 @@ from bouncer.errors import Disconnect, StartError
 from bouncer.listener import Listener, unix_socket_name, unix_socket_path
 from bouncer.pool.hosts import Address
 from bouncer.pool.pools import ServerPool
-from bouncer.pool.registry import DatabaseState, UserState
+from bouncer.pool.registry import CONSOLE, DatabaseState, UserState
 from bouncer.process import (
     await_no_pidfile,
     refuse_strangers_pidfile,
@@ -110,7 +110,15 @@ class Adoption:
             self.check(row)
         check_links(rows)
         check_ids(rows)
-        learn_statements(pair for row in rows for pair in statements_of(row.state))
+        try:
+            learn_statements(pair for row in rows for pair in statements_of(row.state))
+            self.place_all(rows)
+        finally:
+            statements_learnt()
+        log.info("SHOW FDS finished")
+
+    def place_all(self, rows: Sequence[Row]) -> None:
+        """Put the sockets of rows in their places, partners together."""
         number_from(int(time.time()) * STATEMENT_ROOM)
         count_from(max((row.state.get("id", 0) for row in rows), default=0))
         for row in rows:
@@ -123,8 +131,6 @@ class Adoption:
         for row in rows:
             if row.task == "server":
                 self.place(row)
-        statements_learnt()
-        log.info("SHOW FDS finished")
 
     def finish(self, settings: Settings) -> None:
         """Let the old process end. The listeners are ours alone from then on."""
@@ -151,6 +157,8 @@ class Adoption:
             return
         if row.user is None or row.database is None:
             raise StartError(f"takeover: a {row.task} without user or database")
+        if row.database == CONSOLE:
+            raise StartError(f"takeover: a {row.task} of the console")
         if self.app.registry.find_database(row.database) is None:
             text = f'takeover: no such database: "{row.database}", nothing taken over'
             raise StartError(text)
