@@ -3,6 +3,7 @@
 #   PYTHON=...        the interpreter that .venv is made from
 #   VENV=...          where the virtual environment goes
 #   BOUNCER_DEBUG=1   a build that counts objects and checks itself
+#   RECORD=1          let `bench-count` write down what it has counted
 #   FUZZ_SECONDS=...  how long each live test of `fuzz` goes on
 #   JOBS=3            how many processes share the files of `test`
 #   POOLER=...        the program that `test`, `live`, `compat` drive, instead of ours
@@ -26,8 +27,8 @@ SOURCES := $(shell find bouncer admin ha -name '*.py' -o -name '*.pyx' -o -name 
 debug_CFLAGS := -O1 -g -fwrapv -DBOUNCER_DEBUG=1
 release_CFLAGS := -O2 -g0 -fwrapv -DNDEBUG
 
-.PHONY: build demo test lint unit live compat adversity bench bench-short soak fuzz \
-	outside outside-short dist clean distclean
+.PHONY: build demo test lint unit live compat adversity bench bench-short bench-count \
+	soak fuzz outside outside-short dist clean distclean
 
 build: $(BUILT)
 
@@ -89,6 +90,10 @@ bench: build $(VENV)/testable
 
 bench-short: build $(VENV)/testable
 	$(BIN)/python -m tests.bench --short
+
+# Instructions per transaction, against tests/bench/counts.json.
+bench-count: build $(VENV)/testable
+	$(BIN)/python -m tests.bench.counts $(if $(filter 1,$(RECORD)),--record)
 
 soak: build $(VENV)/testable
 	$(PYTEST) $(POOLER_OPTION) -m slow --timeout=3600

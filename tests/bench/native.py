@@ -16,15 +16,15 @@ from tests.replay.pooler import wait_for
 HERE = Path(__file__).parent
 
 
-def compiled(name: str, directory: Path) -> Path:
-    """Compile *name*.c into *directory*; the program."""
+def compiled(name: str, directory: Path, *options: str) -> Path:
+    """Compile *name*.c into *directory*; the program, or library."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise Unusable("needs a C compiler: apt-get install gcc")
     program = directory / name
     source = HERE / f"{name}.c"
     done = subprocess.run(
-        [compiler, "-O2", "-Wall", "-o", program, source],
+        [compiler, "-O2", "-Wall", *options, "-o", program, source],
         capture_output=True,
         text=True,
     )
