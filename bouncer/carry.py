@@ -17,6 +17,7 @@ from bouncer.relay.client import Client
 from bouncer.relay.server import Server
 from bouncer.relay.tracked import from_dict, named_values, unasked_values
 from bouncer.talks.takeover import APPLICATION_NAME
+from bouncer.wire.messages import decode_text
 
 MISSING = object()
 
@@ -141,9 +142,7 @@ def put_shared(stream: Any, user: Any, state: dict[str, Any]) -> None:
 
 def as_text(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return names and values of parameters as JSON can have them."""
-    return {
-        name.decode(): value.decode("utf-8", "surrogateescape") for name, value in pairs
-    }
+    return {decode_text(name): decode_text(value) for name, value in pairs}
 
 
 def texts(value: Any) -> dict[str, str]:

@@ -17,6 +17,7 @@ from bouncer.pool.hosts import Address, HostList, LookupFailed
 from bouncer.pool.keeper import Keeper, connect_nonblocking, known_parameters
 from bouncer.relay.tracked import from_dict, named_values, unasked_values
 from bouncer.talks.server_login import server_login
+from bouncer.wire.messages import decode_text
 
 # What connect() fails with when it is we who lack something.
 OUT_OF_MEANS = frozenset(
@@ -179,7 +180,7 @@ class Connector:
             params.append(("replication", REPLICATION[server.replication]))
             given = client.tracked or from_dict(client.startup_params or {})
             params += [
-                (name.decode(), value.decode("utf-8", "surrogateescape"))
+                (decode_text(name), decode_text(value))
                 for name, value in named_values(given)
             ]
             if client.startup_options:

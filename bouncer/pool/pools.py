@@ -15,7 +15,7 @@ from bouncer.relay.pool import Pool
 from bouncer.relay.talk import Waiter
 from bouncer.relay.tracked import filled, from_dict, index_of, named_values
 from bouncer.turns import in_turns
-from bouncer.wire.messages import parameter_status
+from bouncer.wire.messages import decode_text, parameter_status
 
 WAIT_WELCOME = 1  # client.pxd, WaitKind
 NO_WELCOME = (None, b"", None)
@@ -151,11 +151,7 @@ class ServerPool(Pool):
         tracked = filled(from_dict(given), self.defaults)
         lines = [self.welcome or b""]
         for name, value in named_values(tracked):
-            lines.append(
-                parameter_status(
-                    name.decode(), value.decode("utf-8", "surrogateescape")
-                )
-            )
+            lines.append(parameter_status(decode_text(name), decode_text(value)))
         return b"".join(lines), tracked
 
     # Counts

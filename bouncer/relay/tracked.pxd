@@ -18,5 +18,6 @@ cdef object tracked_index(bytes name)
 cdef bytes set_batch(TrackedParams wanted, TrackedParams present)
 cdef TrackedParams applied(TrackedParams server, TrackedParams client)
 cdef bint is_unasked(Py_ssize_t index) noexcept
+cdef bint means_something(Py_ssize_t index, bytes value) except -1
 cdef bint is_followed(Py_ssize_t index) except -1
 cdef TrackedParams merged(TrackedParams server, TrackedParams client)

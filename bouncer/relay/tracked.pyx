@@ -7,14 +7,26 @@ case), one SET is added to a single simple Query. Values are bytes as they came.
 
 import weakref
 
+from bouncer.wire.identifiers import is_list, quoted_list
+from bouncer.wire.messages import decode_text, encode_text
+
 BUILT_IN = (b"DateStyle", b"client_encoding", b"TimeZone",
             b"standard_conforming_strings", b"application_name")
+cdef int CLIENT_ENCODING = 1
 cdef int APPLICATION_NAME = 4
 # No client gives these at its login, but a server tells when one has set them
 # (PostgreSQL 14 and 18): the next client must not have them.
 UNASKED = (b"default_transaction_read_only", b"search_path")
-FOLLOWED = b"search_path"       # goes with the client that has set it
+SEARCH_PATH = b"search_path"
+FOLLOWED = SEARCH_PATH          # goes with the client that has set it
 MAX_LITERAL = 127               # bytes of a quoted value; longer is left out
+
+# Encodings in which a backslash may be the second half of a character: all that
+# PostgreSQL takes from clients only, with their other names.
+NOT_PLAIN = frozenset((
+    b"sjis", b"shiftjis", b"mskanji", b"win932", b"windows932", b"shiftjis2004",
+    b"big5", b"win950", b"windows950", b"gbk", b"win936", b"windows936", b"uhc",
+    b"win949", b"windows949", b"gb18030", b"johab"))
 
 cdef tuple names = BUILT_IN + (b"IntervalStyle",)
 cdef Py_ssize_t asked = 6       # how many names clients may give
@@ -28,7 +40,7 @@ def configure(extra):
     cdef list found = list(BUILT_IN)
     seen = {name.lower() for name in found}
     for name in extra:
-        raw = name.encode()
+        raw = encode_text(name)
         if raw and raw.lower() not in seen:
             seen.add(raw.lower())
             found.append(raw)
@@ -44,7 +56,7 @@ configure(["IntervalStyle"])
 
 def tracked_names():
     """Canonical names in their fixed order, as str."""
-    return [name.decode() for name in names[:asked]]
+    return [decode_text(name) for name in names[:asked]]
 
 
 cdef object tracked_index(bytes name):
@@ -54,7 +66,7 @@ cdef object tracked_index(bytes name):
 
 def index_of(str name):
     """Index of a parameter that clients may give, or None."""
-    index = places.get(name.lower().encode())
+    index = places.get(encode_text(name).lower())
     return index if index is not None and index < asked else None
 
 
@@ -70,9 +82,9 @@ def unasked_values(parameters):
     """What a login told of parameters that no client gives, as bytes."""
     cdef dict found = {}
     for name, value in parameters:
-        index = places.get(name.lower().encode())
+        index = places.get(encode_text(name).lower())
         if index is not None and index >= asked:
-            found[name.encode()] = value.encode("utf-8", "surrogateescape")
+            found[encode_text(name)] = encode_text(value)
     return found
 
 
@@ -84,7 +96,7 @@ cdef class TrackedParams:
         return "" if value is None else value.decode("utf-8", "replace")
 
     def as_dict(self):
-        return {name.decode(): value.decode("utf-8", "replace")
+        return {decode_text(name): value.decode("utf-8", "replace")
                 for name, value in zip(names, self.values) if value is not None}
 
     def __repr__(self):
@@ -109,9 +121,9 @@ def from_dict(given):
     """TrackedParams from canonical or other spelling -> str value."""
     cdef list values = [None] * len(names)
     for name, value in given.items():
-        index = places.get(name.lower().encode())
+        index = places.get(encode_text(name).lower())
         if index is not None:
-            values[index] = value.encode("utf-8", "surrogateescape")
+            values[index] = encode_text(value)
     return intern_values(tuple(values))
 
 
@@ -157,19 +169,34 @@ def named_values(TrackedParams params, bint unasked=False):
             if value is not None]
 
 
-cdef bytes quoted(bytes name, bytes value):
-    """The SET for one parameter, or None when its literal is too long."""
-    if name.lower() == b"search_path":
-        # A list with its own quoting, as PostgreSQL reports it.
-        if value in (b"", b'""'):
-            value = b"''"
-        return b"SET " + name + b"=" + value + b";"
+cdef bint means_something(Py_ssize_t index, bytes value) except -1:
+    """Can this value be given to another server, too?"""
+    return names[index].lower() != SEARCH_PATH or is_list(value)
+
+
+cdef bint is_plain_encoding(bytes encoding) except -1:
+    return (encoding is None
+            or encoding.lower().translate(None, b"-_ ") not in NOT_PLAIN)
+
+
+cdef bytes quoted(bytes name, bytes value, bint plain):
+    """The SET for one parameter, or None when there can be none.
+
+    Its literal is too long; or the list of search_path is no list; or it is not
+    *plain* which of its bytes are backslashes: in some encodings such a byte may be
+    the second half of a character, and doubled it would end the literal.
+    """
+    if name.lower() == SEARCH_PATH:
+        found = quoted_list(value)
+        return None if found is None else b"SET " + name + b"=" + found + b";"
     literal = value.replace(b"'", b"''")
     if b"\\" in value:
+        if not plain and not value.isascii():
+            return None
         literal = b"E'" + literal.replace(b"\\", b"\\\\") + b"'"
     else:
         literal = b"'" + literal + b"'"
-    if len(literal) > MAX_LITERAL:
+    if len(literal) > MAX_LITERAL or b"\0" in value:
         return None
     return b"SET " + name + b"=" + literal + b";"
 
@@ -177,20 +204,21 @@ cdef bytes quoted(bytes name, bytes value):
 cdef bytes set_batch(TrackedParams wanted, TrackedParams present):
     """All SETs that turn *present* into *wanted*; None when none is needed."""
     cdef list parts = []
+    cdef bint plain = (is_plain_encoding(wanted.values[CLIENT_ENCODING])
+                       and is_plain_encoding(present.values[CLIENT_ENCODING]))
     for index, name in enumerate(names):
         want = wanted.values[index]
         have = present.values[index]
         if index >= asked and want != have:
-            # None is what the server has by itself.
-            part = b"RESET " + name + b";" if want is None else quoted(name, want)
-            if part is not None:
-                parts.append(part)
+            # None is what the server has by itself; nobody has what cannot be set.
+            part = None if want is None else quoted(name, want, plain)
+            parts.append(b"RESET " + name + b";" if part is None else part)
             continue
         if want is None or have is None or want == have:
             continue
         if want.lower() == have.lower():
             continue
-        part = quoted(name, want)
+        part = quoted(name, want, plain)
         if part is not None:
             parts.append(part)
     return b"".join(parts) if parts else None

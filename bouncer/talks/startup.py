@@ -14,12 +14,15 @@ from bouncer import log
 from bouncer.config.settings import Settings
 from bouncer.errors import Disconnect
 from bouncer.relay.tracked import tracked_names
+from bouncer.wire.identifiers import is_list
 from bouncer.wire.messages import (
     REQUEST_STARTUP_3,
     decode_text,
+    encode_text,
     negotiate_protocol_version,
     parse_startup,
 )
+from bouncer.wire.sqlstate import INVALID_PARAMETER_VALUE
 
 LOGICAL = 1
 PHYSICAL = 2
@@ -62,7 +65,7 @@ class Rules:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.tracked = {name.lower().encode(): name for name in tracked_names()}
+        self.tracked = {encode_text(name).lower(): name for name in tracked_names()}
         self.ignored = frozenset(
             name.strip().encode("utf-8", "surrogateescape")
             for name in settings.ignore_startup_parameters.split(",")
@@ -133,7 +136,7 @@ def _take_apart(client: Any, rules: Rules, body: bytes) -> Startup:
         elif name != b"replication":
             tracked = rules.tracked.get(name) or rules.tracked.get(name.lower())
             if tracked is not None:
-                given[tracked] = decode_text(value)
+                given[tracked] = _checked(tracked, value)
             elif name not in rules.ignored:
                 _refuse(client, "unsupported startup parameter", name, value)
     if log.verbosity:
@@ -185,12 +188,24 @@ def _take_options(
             raise Disconnect(_BAD_OPTIONS)
         tracked = rules.tracked.get(name.lower())
         if tracked is not None:
-            given[tracked] = decode_text(setting)
+            given[tracked] = _checked(tracked, setting)
         elif not rules.ignores_options and name not in rules.ignored:
             _refuse(client, "unsupported startup parameter in options", name, setting)
         # A blank promises another piece.
         if at == size - 1 and value[at] == _SPACE:
             raise Disconnect(_BAD_OPTIONS)
+
+
+def _checked(name: str, value: bytes) -> str:
+    """Give a value of a tracked parameter as text.
+
+    PostgreSQL would refuse a search_path that is no list of identifiers at once; we
+    could only do so at the client's first server.
+    """
+    if name.lower() == "search_path" and not is_list(value):
+        text = f'invalid value for parameter "search_path": "{decode_text(value)}"'
+        raise Disconnect(text, sqlstate=INVALID_PARAMETER_VALUE, whole=True)
+    return decode_text(value)
 
 
 def _skip_blanks(value: bytes, at: int) -> int:
