@@ -20,7 +20,8 @@ The clock is the machine's monotonic one, the same for both processes.
 from libc.stdint cimport uint32_t, uint64_t
 
 from bouncer.relay.client cimport Client
-from bouncer.relay.outstanding cimport owed_at, owed_clear, owed_push
+from bouncer.relay.outstanding cimport (
+    next_note, notes_made, owed_at, owed_clear, owed_push)
 from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, Server
 from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, drop_unused, numbered,
@@ -31,7 +32,7 @@ from bouncer.wire.codes cimport FE_PARSE
 cdef object REQUIRED = object()     # absent: not understood
 cdef object LONGEST = 2 ** 63 - 1   # of a clock, a number of anything
 cdef int REPLICATIONS = 2           # none, logical, physical
-cdef int ACTIONS = 2                # outstanding.Action
+cdef int ACTIONS = 3                # outstanding.Action
 # A pipeline's last messages may go beyond what makes its client wait.
 cdef int MOST_TOLD = 4 * MOST_OWED
 
@@ -193,7 +194,7 @@ cdef int put_names(Client client, list entries, told) except -1:
             client.names = NameTable()
         if client.names.find(name, len(name)) is not None:
             raise ValueError("names: one stands twice")
-        client.names.put(name, known(number, key, scope))
+        client.names.put(name, known(number, key, scope), notes_made(), False)
     return 0
 
 
@@ -238,7 +239,8 @@ cdef int put_prepared(Server server, list entries, told) except -1:
         statement = known(number, key, scope)
         if server.prepared.find(statement) != NULL:
             raise ValueError("prepared: one stands twice")
-        server.prepared.add(statement, seen, whole("prepared", group))
+        server.prepared.add(statement, seen, whole("prepared", group), notes_made(),
+                            False)
     return 0
 
 
@@ -291,6 +293,9 @@ cdef Pending pending_of(Server server, kind, note):
         server.prepared = PreparedSet()
     pending.seen = seen
     pending.group = whole("owed", group)
+    pending.made = notes_made()
+    pending.number = next_note()
+    renew(server, kind, pending)
     return pending
 
 
@@ -384,6 +389,24 @@ cdef Statement known(number, key, scope):
         check_parse(text)
         found = statement_for(text, bytes_of(scope))
     return found
+
+
+cdef int renew(Server server, int kind, Pending pending) except -1:
+    """What an unanswered Parse has brought is younger than all that was answered."""
+    cdef Prepared* item
+    cdef Client client = server.client
+    if kind != FE_PARSE or pending.statement is None:
+        return 0
+    if (client is not None and client.names is not None and pending.name is not None
+            and client.names.is_taken(pending.name, len(pending.name))):
+        client.names.put(pending.name, pending.statement, pending.number, False)
+    if server.prepared is not None:
+        item = server.prepared.find(pending.statement)
+        if item != NULL and not item.seen and item.group == pending.group:
+            server.prepared.discard(pending.statement)
+            server.prepared.add(pending.statement, False, pending.group,
+                                pending.number, False)
+    return 0
 
 
 def owes_unknown(Server server not None):

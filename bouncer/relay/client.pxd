@@ -31,6 +31,7 @@ cdef enum RefusedUnit:          # of which the client has been told the error
     NOTHING_REFUSED = 0
     REFUSED_MESSAGE = 1         # one message, then ReadyForQuery
     REFUSED_TO_SYNC = 2         # all up to the next Sync, then ReadyForQuery
+    REFUSED_REST = 3            # all up to the next Sync, which the server gets
 
 
 cdef class Client(Stream):
@@ -44,10 +45,11 @@ cdef class Client(Stream):
         bint refused_tls        # asked for TLS before that, and was told no
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
+        bint put_off            # has had its turn: goes on in the next round (pump)
         int refusing            # a RefusedUnit: what comes of it goes nowhere
         public bint notified    # was told that it is queued (query_wait_notify)
         public bint on_console
-        uint32_t remain         # bytes of the current message still to come
+        int64_t remain          # bytes of the current message still to come
         # Monotonic microseconds; 0 when not running
         public int64_t query_start
         public int64_t transaction_start
@@ -85,26 +87,33 @@ cdef class Client(Stream):
     cdef int begin_request(self) except -1
     cdef int copy_ends(self, Server server) except -1
     cdef int refuse_query(self) except -1
-    cdef int drop_refused(self, int code) except -1
+    cdef bint refuses(self, int code) except -1
     # Prepared statements
-    cdef int statement_message(self, const char* p, Py_ssize_t count, int code,
-                               uint32_t length, Buf* composed) except -2
+    cdef bint is_stuck(self) except -1
+    cdef bint may_read(self) noexcept
+    cdef int end_turn(self) except -1
+    cdef Py_ssize_t statement_message(self, const char* p, Py_ssize_t count, int code,
+                                      uint32_t length, Buf* composed) except -2
     cdef int misused(self, str reason) except -2
+    cdef int nameless(self, int code, Py_ssize_t left, bint whole) except -2
     cdef int broken_message(self, int code) except -2
-    cdef int parse_statement(self, const char* name, Py_ssize_t size,
-                             const char* text, Py_ssize_t text_size,
-                             Py_ssize_t total, Buf* composed) except -2
+    cdef Py_ssize_t parse_statement(self, const char* name, Py_ssize_t size,
+                                    const char* text, Py_ssize_t text_size,
+                                    Py_ssize_t here, Py_ssize_t total,
+                                    Buf* composed) except -2
+    cdef Py_ssize_t refuse_parse(self, Py_ssize_t here, Py_ssize_t total,
+                                 Buf* composed) except -2
     cdef bytes scope(self)
     cdef int send_parse(self, Statement statement, Pending pending,
                         Buf* composed) except -1
     cdef int send_close(self, Statement statement, Pending pending,
                         Buf* composed) except -1
     cdef int make_room(self, Server server, Buf* composed) except -1
-    cdef int use_statement(self, const char* p, Py_ssize_t here, Py_ssize_t total,
-                           int code, const char* name, Py_ssize_t size,
-                           Buf* composed) except -2
-    cdef int close_statement(self, const char* name, Py_ssize_t size,
-                             Py_ssize_t total) except -2
+    cdef Py_ssize_t use_statement(self, const char* p, Py_ssize_t here,
+                                  Py_ssize_t total, int code, const char* name,
+                                  Py_ssize_t size, Buf* composed) except -2
+    cdef Py_ssize_t close_statement(self, const char* name, Py_ssize_t size,
+                                    Py_ssize_t total) except -2
     cdef int unnamed_message(self, Server server, int code, char kind,
                              Buf* composed) except -1
     cdef int close_first(self, Statement statement, Prepared* item,

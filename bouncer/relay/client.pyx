@@ -5,18 +5,20 @@ Bytes are forwarded as they came; only message headers are looked at, and the
 names in prepared-statement messages. A client owns nothing while it is idle.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
 from bouncer import log
-from bouncer.relay.outstanding cimport FORWARD, SWALLOW, owed_push
+from bouncer.relay.outstanding cimport (
+    FORWARD, REFUSED, SWALLOW, next_note, owed_push)
 from bouncer.relay.door cimport Known
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN
 from bouncer.relay.statements cimport (
-    NameTable, Pending, Prepared, PreparedSet, Statement, statement_for)
+    MOST_TEXT, NameTable, NameEntry, Pending, Prepared, PreparedSet, Statement,
+    statement_for, unused_number)
 from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
@@ -28,6 +30,8 @@ from bouncer.wire.messages import error_response
 
 cdef enum:
     SSL_REQUEST = 80877103      # PostgreSQL protocol, SSLRequest
+    LONGEST_NAME = 1024         # bytes of a statement's or portal's name
+    LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
 
 cdef enum Kind:                 # of a message type, see KINDS
     UNKNOWN = 0
@@ -61,6 +65,13 @@ def configure(bint pqexec_disabled, bint disconnections, bint pooler_errors):
     refuse_simple_query = pqexec_disabled
     log_disconnections = disconnections
     log_pooler_errors = pooler_errors
+
+
+cdef inline const char* name_end(const char* p, Py_ssize_t count) noexcept:
+    """The 0 behind a name; NULL when none is there. Never looks far."""
+    if count <= 0:
+        return NULL
+    return <const char*>memchr(p, 0, min(count, LONGEST_NAME + 1))
 
 
 cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
@@ -145,8 +156,8 @@ cdef class Client(Stream):
         """Forward whole and partial messages; stop where something must wait."""
         cdef Py_ssize_t pos = 0         # looked at so far
         cdef Py_ssize_t start = 0       # forwarded so far
-        cdef Py_ssize_t part
-        cdef int code = 0, kind, done
+        cdef Py_ssize_t part, done
+        cdef int code = 0, kind
         cdef int ending = NOT_ENDING    # the Kind of message that ends the client
         cdef bint full = False          # the server owes too much already
         cdef uint32_t length
@@ -154,6 +165,8 @@ cdef class Client(Stream):
         cdef Buf own
         cdef Poller poller = self.poller
         cdef Server server = self.server
+        if self.is_stuck():
+            return 0
         own.data = NULL
         own.start = own.end = own.capacity = 0
         try:
@@ -189,10 +202,9 @@ cdef class Client(Stream):
                 if kind == UNKNOWN or kind == GOODBYE or kind == BROKEN:
                     ending = kind
                     break
-                if self.refusing:
-                    self.drop_refused(code)
+                if self.refusing and self.refuses(code):
                     self.dropping = True
-                    self.remain = length + 1
+                    self.remain = <int64_t>length + 1
                     start = pos
                     continue
                 if server is not None and server.in_error and code != FE_SYNC \
@@ -201,7 +213,7 @@ cdef class Client(Stream):
                     if pos > start:
                         self.pass_on(server, p + start, pos - start, composed)
                     self.dropping = True
-                    self.remain = length + 1
+                    self.remain = <int64_t>length + 1
                     start = pos
                     continue
                 if kind == COPYING:
@@ -209,14 +221,14 @@ cdef class Client(Stream):
                         # PostgreSQL ignores these outside a COPY; taking a
                         # server for them would only starve others.
                         self.dropping = True
-                        self.remain = length + 1
+                        self.remain = <int64_t>length + 1
                         start = pos
                         continue
                     if code != FE_COPY_DATA:
                         self.copy_ends(server)
                     self.dropping = False
-                    self.remain = length + 1
-                    self.pool.client_bytes += length + 1
+                    self.remain = <int64_t>length + 1
+                    self.pool.client_bytes += self.remain
                     continue
                 if server is not None and server.owed.count >= MOST_OWED:
                     full = True
@@ -244,6 +256,11 @@ cdef class Client(Stream):
                         server = self.server
                         pos += done
                         start = pos
+                        if buf_size(composed) > HIGH_WATER and pos < count:
+                            # A few bytes may make us parse a long text again.
+                            self.pass_on(server, NULL, 0, composed)
+                            self.end_turn()
+                            break
                         continue
                 if server is None:
                     if buf_size(&self.out) > 0 and self.is_slow():
@@ -261,13 +278,13 @@ cdef class Client(Stream):
                     if code == FE_QUERY and refuse_simple_query:
                         ending = REQUEST
                         break
-                self.pool.client_bytes += length + 1
+                self.pool.client_bytes += <int64_t>length + 1
                 if kind == NAMED and composed != NULL and not server.own_unnamed:
                     self.unnamed_message(server, code, p[pos + HEADER], composed)
                 if code != FE_FLUSH:
                     server.owe(code)
                 self.dropping = False
-                self.remain = length + 1
+                self.remain = <int64_t>length + 1
             if not self.closed and server is not None and self.server is server:
                 if pos > start or (composed != NULL and buf_size(composed) > 0):
                     self.pass_on(server, p + start, pos - start, composed)
@@ -322,6 +339,28 @@ cdef class Client(Stream):
             self.pause_reading()
         return 0
 
+    cdef bint is_stuck(self) except -1:
+        """Would more of it only be kept, here or for its server?"""
+        if self.put_off:
+            return True
+        if self.server is not None and buf_size(&self.server.out) > HIGH_WATER:
+            self.pause_reading()    # until the server's `drained`
+            return True
+        return buf_size(&self.out) > HIGH_WATER and self.is_slow()
+
+    cdef bint may_read(self) noexcept:
+        """Does nothing that its server or the next round will tell stand against it?"""
+        return (not self.closed and self.state != CL_WAITING and not self.held_back
+                and not self.put_off
+                and (self.server is None or buf_size(&self.server.out) == 0))
+
+    cdef int end_turn(self) except -1:
+        """Enough for this round: let others go on, too."""
+        self.pause_reading()
+        self.put_off = True
+        self.poller.later.append(self.pump)
+        return 0
+
     cdef bint is_slow(self) except -1:
         """Does it not read its answers? Then we stop reading it, too."""
         self.flush_out()
@@ -369,12 +408,20 @@ cdef class Client(Stream):
         self.pump()
         return True
 
-    cdef int drop_refused(self, int code) except -1:
-        """A message of a unit that has been refused: does the unit end with it?"""
+    cdef bint refuses(self, int code) except -1:
+        """Does a message of a unit that has been refused go nowhere?
+
+        With a Sync, or itself, the unit ends.
+        """
+        if self.refusing == REFUSED_REST:
+            if code != FE_SYNC:
+                return True
+            self.refusing = NOTHING_REFUSED
+            return False
         if code == FE_SYNC or self.refusing == REFUSED_MESSAGE:
             self.refusing = NOTHING_REFUSED
             self.write(b"Z\0\0\0\5I")
-        return 0
+        return True
 
     cdef int go_on(self) except -1:
         """A server is there (or its parameters are set): send what was held."""
@@ -382,8 +429,7 @@ cdef class Client(Stream):
         if self.closed:
             return 0
         self.chew()
-        if (not self.closed and self.state != CL_WAITING and not self.held_back
-                and (self.server is None or buf_size(&self.server.out) == 0)):
+        if self.may_read():
             self.resume_reading()
         return 0
 
@@ -393,15 +439,14 @@ cdef class Client(Stream):
             self.server.resume_reading()
         if self.state != CL_WAITING and not self.held_back and not self.want_read:
             self.chew()
-            if (not self.closed and self.state != CL_WAITING and not self.held_back
-                    and (self.server is None or buf_size(&self.server.out) == 0)):
+            if self.may_read():
                 self.resume_reading()
         return 0
 
     # Prepared statements (server sheet 9)
 
-    cdef int statement_message(self, const char* p, Py_ssize_t count, int code,
-                               uint32_t length, Buf* composed) except -2:
+    cdef Py_ssize_t statement_message(self, const char* p, Py_ssize_t count, int code,
+                                      uint32_t length, Buf* composed) except -2:
         """Handle a message that may name a statement.
 
         Returns how many bytes were used, 0 when it names none (forward it), -1
@@ -414,11 +459,14 @@ cdef class Client(Stream):
         cdef const char* name
         cdef const char* stop
         cdef Py_ssize_t size
+        if length > LONGEST_MESSAGE:
+            self.bad_header(p, count)
+            return -1
         name = body
         if code == FE_BIND:             # portal first
-            stop = <const char*>memchr(body, 0, left)
+            stop = name_end(body, left)
             if stop == NULL:
-                return self.broken_message(code) if here == total else -1
+                return self.nameless(code, left, here == total)
             name = stop + 1
         elif code == FE_DESCRIBE or code == FE_CLOSE:
             if left < 1:
@@ -427,9 +475,9 @@ cdef class Client(Stream):
                 return 0
             name = body + 1
         left -= name - body
-        stop = <const char*>memchr(name, 0, left) if left > 0 else NULL
+        stop = name_end(name, left)
         if stop == NULL:
-            return self.broken_message(code) if here == total else -1
+            return self.nameless(code, left, here == total)
         size = stop - name
         if size == 0:
             return 0
@@ -437,7 +485,7 @@ cdef class Client(Stream):
             if here < total:
                 return -1
             return self.close_statement(name, size, total)
-        if code == FE_PARSE and here < total:
+        if code == FE_PARSE and here < total and total <= MOST_TEXT:
             return -1               # kept whole: its text is the statement's key
         if self.server is None:
             if buf_size(&self.out) > 0 and self.is_slow():
@@ -449,11 +497,17 @@ cdef class Client(Stream):
             self.begin_request()
         self.pool.client_bytes += total
         if code == FE_PARSE:
-            if not is_whole_parse(stop + 1, left - size - 1):
+            if here == total and not is_whole_parse(stop + 1, left - size - 1):
                 return self.misused("broken Parse packet")
             return self.parse_statement(name, size, stop + 1, left - size - 1,
-                                        total, composed)
+                                        here, total, composed)
         return self.use_statement(p, here, total, code, name, size, composed)
+
+    cdef int nameless(self, int code, Py_ssize_t left, bint whole) except -2:
+        """No name ends in what has come of a message, of which *left* is the last."""
+        if left > LONGEST_NAME:
+            return self.misused("bad packet")
+        return self.broken_message(code) if whole else -1
 
     cdef int broken_message(self, int code) except -2:
         log.error(f"{self.prefix} failed to parse prepared statement packet type "
@@ -467,9 +521,10 @@ cdef class Client(Stream):
         self.end(reason, True, "08P01")
         return -1
 
-    cdef int parse_statement(self, const char* name, Py_ssize_t size,
-                             const char* text, Py_ssize_t text_size,
-                             Py_ssize_t total, Buf* composed) except -2:
+    cdef Py_ssize_t parse_statement(self, const char* name, Py_ssize_t size,
+                                    const char* text, Py_ssize_t text_size,
+                                    Py_ssize_t here, Py_ssize_t total,
+                                    Buf* composed) except -2:
         cdef Statement statement
         cdef Server server = self.server
         cdef Pending pending
@@ -483,11 +538,14 @@ cdef class Client(Stream):
             log.error(f"{self.prefix} prepared statement '{shown}' "
                       "was already prepared")
             return self.misused("prepared statement name is already in use")
+        if here < total or self.names.is_full(name, size, text_size):
+            return self.refuse_parse(here, total, composed)
         statement = statement_for(text[:text_size], self.scope())
-        self.names.put(own_name, statement)
         pending = Pending.__new__(Pending)
         pending.name = own_name
         pending.statement = statement
+        pending.number = next_note()
+        self.names.put(own_name, statement, pending.number, False)
         if server.prepared is not None:
             item = server.prepared.find(statement)
         # In a failed transaction PostgreSQL refuses a Parse, and so must we.
@@ -503,7 +561,30 @@ cdef class Client(Stream):
             owed_push(&server.owed, FE_PARSE, FORWARD, pending)
             server.ready = False
             self.make_room(server, composed)
-        return <int>total
+        return total
+
+    cdef Py_ssize_t refuse_parse(self, Py_ssize_t here, Py_ssize_t total,
+                                 Buf* composed) except -2:
+        """It would have more statements than a client may: an error, not the end.
+
+        As one of PostgreSQL's own, this one stands behind the answers that are owed,
+        fails a transaction and has all up to the next Sync skipped. So the server gets
+        a Parse that it must refuse, and what it says of that is put in other words.
+        """
+        cdef Server server = self.server
+        cdef bytes body = (b"PGBOUNCER_%d\0too many prepared statements\0\0\0"
+                           % unused_number())
+        cdef char* at = buf_room(composed, HEADER + len(body))
+        at[0] = FE_PARSE
+        put32(at + 1, <uint32_t>(len(body) + 4))
+        memcpy(at + HEADER, <const char*>body, len(body))
+        composed.end += HEADER + len(body)
+        owed_push(&server.owed, FE_PARSE, REFUSED, None)
+        server.ready = False
+        self.refusing = REFUSED_REST
+        self.dropping = True
+        self.remain = total - here
+        return here
 
     cdef bytes scope(self):
         return b"" if self.tracked is None else self.tracked.scope
@@ -524,7 +605,7 @@ cdef class Client(Stream):
         if server.prepared is None:
             server.prepared = PreparedSet()
         pending.group = server.group
-        server.prepared.add(statement, False, server.group)
+        server.prepared.add(statement, False, server.group, pending.number, False)
         return 0
 
     cdef int send_close(self, Statement statement, Pending pending,
@@ -572,7 +653,9 @@ cdef class Client(Stream):
             return 0
         pending = Pending.__new__(Pending)
         pending.statement = statement
+        pending.made = pending.number = next_note()
         if item != NULL:
+            pending.made = item.made
             server.prepared.discard(statement)
         return self.send_close(statement, pending, composed)
 
@@ -580,12 +663,15 @@ cdef class Client(Stream):
         """Over the limit: close the least recently used, in stream order."""
         cdef Statement oldest
         cdef Pending pending
-        while server.prepared.count > <uint32_t>self.pool.max_prepared:
+        while (server.prepared.count > <uint32_t>self.pool.max_prepared
+                or (server.prepared.text > MOST_TEXT and server.prepared.count > 1)):
             oldest = <Statement>server.prepared.oldest.statement
             pending = Pending.__new__(Pending)
             pending.statement = oldest
             pending.seen = server.prepared.oldest.seen
             pending.group = server.prepared.oldest.group
+            pending.made = server.prepared.oldest.made
+            pending.number = next_note()
             self.send_close(oldest, pending, composed)
             server.prepared.discard(oldest)
         return 0
@@ -595,14 +681,15 @@ cdef class Client(Stream):
         cdef Server server = self.server
         cdef Pending pending = Pending.__new__(Pending)
         pending.statement = statement
+        pending.number = next_note()
         self.send_parse(statement, pending, composed)
         owed_push(&server.owed, FE_PARSE, SWALLOW, pending)
         self.make_room(server, composed)
         return 0
 
-    cdef int use_statement(self, const char* p, Py_ssize_t here, Py_ssize_t total,
-                           int code, const char* name, Py_ssize_t size,
-                           Buf* composed) except -2:
+    cdef Py_ssize_t use_statement(self, const char* p, Py_ssize_t here,
+                                  Py_ssize_t total, int code, const char* name,
+                                  Py_ssize_t size, Buf* composed) except -2:
         """Bind or Describe of a named statement: rename it."""
         cdef Statement statement = None
         cdef Server server = self.server
@@ -641,18 +728,23 @@ cdef class Client(Stream):
         composed.end += before + name_size + after
         server.owe(code)
         self.dropping = False
-        self.remain = <uint32_t>(total - here)
-        return <int>here
+        self.remain = total - here
+        return here
 
-    cdef int close_statement(self, const char* name, Py_ssize_t size,
-                             Py_ssize_t total) except -2:
+    cdef Py_ssize_t close_statement(self, const char* name, Py_ssize_t size,
+                                    Py_ssize_t total) except -2:
         """Never reaches the server: other clients may share the statement."""
         cdef Statement statement = None
         cdef Server server = self.server
         cdef Pending pending
-        cdef bint exists
+        cdef NameEntry* entry = NULL
+        cdef uint64_t made = 0
+        cdef bint exists = False
         if self.names is not None:
-            exists = self.names.is_taken(name, size)
+            entry = self.names.entry_of(name, size)
+        if entry != NULL:
+            made = entry.made
+            exists = not entry.failed
             statement = self.names.take_out(name, size)
             if not exists:
                 statement = None        # its Parse was refused: nothing to bring back
@@ -663,8 +755,10 @@ cdef class Client(Stream):
             pending = Pending.__new__(Pending)
             pending.name = name[:size]
             pending.statement = statement
+            pending.number = next_note()
+            pending.made = made
             server.owe_fake(FE_CLOSE, pending)
-        return <int>total
+        return total
 
     # Ending
 
@@ -799,14 +893,16 @@ cdef class Client(Stream):
         """Login is over: from now on messages are relayed."""
         self.started = True
         self.specials = False
+        self.modest = True
         self.state = CL_ACTIVE
         return 0
 
     def pump(self):
         """Use what was received while nobody could."""
+        self.put_off = False
         if not self.closed and self.state != CL_WAITING and not self.held_back:
             self.chew()
-            if not self.closed and self.state != CL_WAITING and not self.held_back:
+            if self.may_read():
                 self.resume_reading()
 
     def go_on_now(self):

@@ -2,8 +2,21 @@
 """Requests that still await an answer."""
 
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+
+cdef uint64_t last_note = 1     # notes are numbered in the order they are owed
+
+
+cdef uint64_t next_note() noexcept:
+    """The number of a note that is about to be owed; never used again."""
+    global last_note
+    last_note += 1
+    return last_note
+
+
+cdef uint64_t notes_made() noexcept:
+    return last_note
 
 
 cdef int grow(OwedQueue* queue) except -1:
@@ -33,6 +46,9 @@ cdef int owed_push(OwedQueue* queue, int kind, int action, object note) except -
     entry.kind = kind
     entry.action = action
     entry.note = NULL
+    entry.behind = last_note
+    if is_goal(kind):
+        queue.goals += 1
     if note is not None:
         Py_INCREF(note)
         entry.note = <PyObject*>note
@@ -43,6 +59,10 @@ cdef void owed_pop(OwedQueue* queue) noexcept:
     """Settle the head."""
     cdef Owed* entry = owed_at(queue, 0)
     cdef PyObject* note = entry.note
+    if is_goal(entry.kind):
+        queue.goals -= 1
+    if queue.syncs_known:
+        queue.syncs_known -= 1
     queue.head += 1
     if queue.head == queue.capacity:
         queue.head = 0
@@ -61,18 +81,21 @@ cdef void owed_clear(OwedQueue* queue) noexcept:
         owed_pop(queue)
 
 
-cdef void owed_cut(OwedQueue* queue, uint32_t first, uint32_t last) noexcept:
-    """Take entries *first* to *last* (inclusive) out of the middle."""
-    cdef uint32_t gap = last - first + 1
+cdef void owed_cut(OwedQueue* queue, uint32_t count) noexcept:
+    """Take *count* entries behind the head out: the head moves up to the rest."""
+    cdef Owed first = owed_at(queue, 0)[0]
+    cdef Owed* entry
+    cdef PyObject* note
     cdef uint32_t i
-    for i in range(first, last + 1):
-        Py_XDECREF(owed_at(queue, i).note)
-        owed_at(queue, i).note = NULL
-    for i in range(last + 1, queue.count):
-        owed_at(queue, i - gap)[0] = owed_at(queue, i)[0]
-    queue.count -= gap
-    if queue.count == 0:
-        queue.head = 0
-        free(queue.items)
-        queue.items = NULL
-        queue.capacity = OWED_INLINE
+    for i in range(count):
+        entry = owed_at(queue, 1)
+        note = entry.note
+        if is_goal(entry.kind):
+            queue.goals -= 1
+        queue.head += 1
+        if queue.head == queue.capacity:
+            queue.head = 0
+        queue.count -= 1
+        owed_at(queue, 0)[0] = first
+        Py_XDECREF(note)
+    queue.syncs_known -= min(queue.syncs_known, count)

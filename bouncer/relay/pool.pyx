@@ -102,6 +102,7 @@ cdef class Pool:
             client.state = CL_ACTIVE
             self.clients.push_tail(client)
         client.server = server
+        client.modest = False
         server.client = client
         server.state = SV_ACTIVE
         server.phase = PH_RELAY
@@ -127,6 +128,7 @@ cdef class Pool:
         cdef Client client = server.client
         if client is not None:
             client.server = None
+            client.modest = True
             server.client = None
             if self.draining:
                 client.quiet = True
@@ -325,6 +327,7 @@ cdef class Pool:
     def unlink_pair(self, Client client, Server server):
         """Undo link_pair without looking for the server's place."""
         client.server = None
+        client.modest = True
         server.client = None
 
     def check(self, Server server):

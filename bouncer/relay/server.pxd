@@ -67,7 +67,7 @@ cdef class Server(Stream):
         bint probed             # ... our empty query that tells has been answered
         bint in_error           # an ErrorResponse came since the last ReadyForQuery
         int copy
-        uint32_t remain         # bytes of the current message still to come
+        int64_t remain          # bytes of the current message still to come
         bint fakes_due          # our own answers wait for the end of this message
         bint skipping           # ... which go nowhere
         public TrackedParams tracked
@@ -79,6 +79,7 @@ cdef class Server(Stream):
         bint doubting           # it has contradicted what we know of *prepared*
         bint own_unnamed        # the linked client has parsed the unnamed statement
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
+        uint64_t forgotten      # notes up to this one tell of nothing any more
         uint32_t late_closes    # Closes of ours that a ReadyForQuery has overtaken
         public bytes cancel_key
         public bytes error      # first ErrorResponse while we were asking
@@ -111,7 +112,6 @@ cdef class Server(Stream):
     cdef int crowd(self) except -1
     cdef bint is_certain(self, Prepared* item) noexcept
     cdef int owe_fake(self, int code, Pending pending) except -1
-    cdef int do_again(self) except -1
     cdef bint head_is_ours(self) noexcept
     cdef int answer_fakes(self) except -1
     cdef int copy_ended(self, bint failed) except -1

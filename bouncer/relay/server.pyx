@@ -11,7 +11,8 @@ from libc.string cimport memcmp
 from bouncer import log
 from bouncer.relay.client cimport CL_WAITING, Client
 from bouncer.relay.outstanding cimport (
-    FAKE, FORWARD, SWALLOW, Owed, owed_at, owed_clear, owed_cut, owed_pop, owed_push)
+    FAKE, FORWARD, REFUSED, SWALLOW, Owed, notes_made, owed_at, owed_clear, owed_cut,
+    owed_pop, owed_push)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
@@ -19,7 +20,7 @@ from bouncer.relay.sockets cimport (
 from bouncer.relay.statements cimport Pending, Prepared
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.tracked cimport (
-    applied, changed, is_followed, is_unasked, merged, tracked_index)
+    applied, changed, is_followed, is_unasked, means_something, merged, tracked_index)
 from bouncer.wire.codes cimport (
     BE_BIND_COMPLETE, BE_CLOSE_COMPLETE,
     BE_COMMAND_COMPLETE, BE_COPY_BOTH, BE_COPY_DATA, BE_COPY_DONE, BE_COPY_IN,
@@ -29,9 +30,13 @@ from bouncer.wire.codes cimport (
     BE_ROW_DESCRIPTION, FE_BIND, FE_CLOSE, FE_COPY_DONE, FE_DESCRIBE, FE_EXECUTE,
     FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_size
+from bouncer.wire.messages import error_response
 
 cdef enum:
     WHOLE_LIMIT = 65536         # largest message of a server that we look into
+
+# What a client reads where its server has refused our `Client.refuse_parse`.
+cdef bytes TOO_MANY = error_response("too many prepared statements", "54000", "ERROR")
 
 STATE_NAMES = ("new", "idle", "active", "used", "tested", "being_canceled",
                "active_cancel")
@@ -150,7 +155,7 @@ cdef class Server(Stream):
         """
         cdef Py_ssize_t pos = 0         # looked at so far
         cdef Py_ssize_t start = 0       # forwarded so far
-        cdef Py_ssize_t begun = self.remain     # end of a message that began earlier
+        cdef int64_t begun = self.remain    # end of a message that began earlier
         cdef Py_ssize_t part, total
         cdef int code, status
         cdef uint32_t length
@@ -187,7 +192,7 @@ cdef class Server(Stream):
             total = <Py_ssize_t>length + 1
             if code == BE_DATA_ROW or code == BE_COPY_DATA:
                 forwarded += total
-                self.remain = <uint32_t>total
+                self.remain = total
                 self.skipping = False
                 continue
             if code == BE_READY:
@@ -248,13 +253,20 @@ cdef class Server(Stream):
                     self.note_tag(p + pos + HEADER, total - HEADER)
             forwarded += total
             self.skipping = False
-            self.remain = <uint32_t>total
+            self.remain = total
             if not self.after_answer(code):
                 self.pass_on(client, p + start, pos - start)
                 self.remain = 0
                 log.error(f"{self.prefix} unknown pkt: '{shown_code(code)}'")
                 self.end("unknown pkt", True, True, "08P01")
                 return count
+            if (code == BE_ERROR and self.owed.count and not self.fatal
+                    and owed_at(&self.owed, 0).action == REFUSED):
+                self.pass_on(client, p + start, pos - start)
+                start = pos
+                self.skipping = True
+                client.send(<const char*>TOO_MANY, len(TOO_MANY))
+                continue
             if code == BE_CLOSE_COMPLETE and self.late_closes and not (
                     self.owed.count and owed_at(&self.owed, 0).kind == FE_CLOSE):
                 self.late_closes -= 1
@@ -317,13 +329,7 @@ cdef class Server(Stream):
         Only called after an error. A Query or Sync that is owed was sent behind what
         has failed, so that it goes on from there.
         """
-        cdef uint32_t i
-        cdef int kind
-        for i in range(self.owed.count):
-            kind = owed_at(&self.owed, i).kind
-            if kind == FE_SYNC or kind == FE_QUERY or kind == FE_FUNCTION_CALL:
-                return False
-        return self.owed.count > 0
+        return self.owed.goals == 0 and self.owed.count > 0
 
     cdef int crowd(self) except -1:
         """The client asks without end: wait until half of it is answered.
@@ -400,22 +406,19 @@ cdef class Server(Stream):
         (PostgreSQL protocol, "COPY Operations"). When the COPY has failed they may
         have come behind the failure, and are answered: then we are not sure.
         """
-        cdef uint32_t i
-        cdef int kind
-        cdef bint syncs = False
-        for i in range(1, self.owed.count):
-            kind = owed_at(&self.owed, i).kind
-            if kind == FE_COPY_DONE:
-                owed_cut(&self.owed, 1, i)
-                self.unsure |= failed and syncs
-                self.copy = COPY_NONE
-                return 0
-            if kind != FE_SYNC:
-                break
-            syncs = True
+        cdef uint32_t syncs = self.owed.syncs_known
+        while (syncs + 1 < self.owed.count
+                and owed_at(&self.owed, syncs + 1).kind == FE_SYNC):
+            syncs += 1
+        self.owed.syncs_known = syncs       # a server may say that more than once
+        if (syncs + 1 < self.owed.count
+                and owed_at(&self.owed, syncs + 1).kind == FE_COPY_DONE):
+            owed_cut(&self.owed, syncs + 1)
+            self.unsure |= failed and syncs > 0
+            self.copy = COPY_NONE
+            return 0
         if failed and syncs and owed_at(&self.owed, 0).kind != FE_EXECUTE:
-            while self.owed.count > 1 and owed_at(&self.owed, 1).kind == FE_SYNC:
-                owed_cut(&self.owed, 1, 1)
+            owed_cut(&self.owed, syncs)
             self.unsure = True
         if failed and self.owed.count and owed_at(&self.owed, 0).kind == FE_EXECUTE:
             self.copy = COPY_FAILED     # skipped up to a Sync behind the client's end
@@ -430,7 +433,7 @@ cdef class Server(Stream):
             self.unsure |= owed_at(&self.owed, i).kind == FE_SYNC
             self.skipped(i)
         if self.owed.count > 1:
-            owed_cut(&self.owed, 1, self.owed.count - 1)
+            owed_cut(&self.owed, self.owed.count - 1)
         self.copy = COPY_NONE
         return 0
 
@@ -492,15 +495,16 @@ cdef class Server(Stream):
             if pending.name is not None and client is not None:
                 # The statement does not exist: its name is free again.
                 client.names.note_failure(pending.name)
-        elif pending.statement is None:
-            return 0
+        elif pending.statement is None or pending.made <= self.forgotten:
+            return 0                # nothing to bring back
         elif entry.action == SWALLOW:
             # Our Close of an evicted statement: it is still there.
             if self.prepared.find(pending.statement) == NULL:
-                self.prepared.add(pending.statement, pending.seen, pending.group)
+                self.prepared.add(pending.statement, pending.seen, pending.group,
+                                  pending.number, True)
         elif (client is not None
                 and not client.names.is_taken(pending.name, len(pending.name))):
-            client.names.put(pending.name, pending.statement)
+            client.names.put(pending.name, pending.statement, pending.number, True)
         return 0
 
     cdef bint head_is_ours(self) noexcept:
@@ -641,7 +645,7 @@ cdef class Server(Stream):
             elif code == BE_CLOSE_COMPLETE and self.late_closes:
                 self.late_closes -= 1
             self.pool.server_bytes += total
-            self.remain = <uint32_t>total
+            self.remain = total
         return pos
 
     cdef int finish_asking(self) except -1:
@@ -692,7 +696,8 @@ cdef class Server(Stream):
         self.tracked = changed(self.tracked, index, value)
         self.equal_to = None
         if (client is not None and client.tracked is not None
-                and self.phase == PH_RELAY and is_followed(index)):
+                and self.phase == PH_RELAY and is_followed(index)
+                and (value is None or means_something(index, value))):
             client.tracked = changed(client.tracked, index, value)
             self.equal_to = client.tracked
         if self.prepared is not None and self.tracked.scope != before:
@@ -705,14 +710,8 @@ cdef class Server(Stream):
         Of a statement parsed behind it, or with it, nobody knows which of the two
         it means. It stays with its client.
         """
-        cdef uint32_t i
-        cdef int kind
-        cdef uint64_t group = self.group
-        for i in range(self.owed.count):
-            kind = owed_at(&self.owed, i).kind
-            if kind == FE_SYNC or kind == FE_QUERY or kind == FE_FUNCTION_CALL:
-                group -= 1
-        if self.prepared.has_since(group):
+        if not self.close_needed and self.prepared.has_since(
+                self.group - self.owed.goals):
             self.close_needed = True
         return 0
 
@@ -747,34 +746,14 @@ cdef class Server(Stream):
         if not ((count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0)
                 or (count == 15 and memcmp(p, b"DEALLOCATE ALL\0", 15) == 0)):
             return 0
+        # What was sent behind that command is still to come, or has come already:
+        # only what was parsed before it is gone.
+        self.forgotten = (owed_at(&self.owed, 0).behind if self.owed.count
+                          else notes_made())
         if self.prepared is not None:
-            self.prepared.clear()
+            self.prepared.forget(self.forgotten)
         if client is not None and client.names is not None:
-            client.names.clear()
-        return self.do_again()
-
-    cdef int do_again(self) except -1:
-        """Everything was forgotten: do again what was sent behind that command."""
-        cdef uint32_t i
-        cdef Owed* entry
-        cdef Pending pending
-        cdef Client client = self.client
-        for i in range(1, self.owed.count):
-            entry = owed_at(&self.owed, i)
-            if entry.note == NULL:
-                continue
-            pending = <Pending>entry.note
-            if entry.kind == FE_PARSE:
-                if entry.action != FAKE:
-                    self.prepared.add(pending.statement, False, pending.group)
-                if pending.name is not None:
-                    client.names.put(pending.name, pending.statement)
-            elif entry.action == SWALLOW:
-                if not self.prepared.discard(pending.statement):
-                    pending.statement = None        # nothing to undo
-            else:
-                pending.statement = client.names.take_out(
-                    pending.name, len(pending.name))
+            client.names.forget(self.forgotten)
         return 0
 
     # Called by clients and pools

@@ -26,32 +26,51 @@ cdef class Pending:
         Statement statement     # None: nothing is to be undone
         bint seen               # of a Close: what was known of the statement
         uint64_t group          # of a Parse: its group; of a Close: as *seen*
+        uint64_t number         # of the note, see outstanding.next_note
+        uint64_t made           # of a Close: number of the Parse that it undoes
 
 
 cdef enum:
     KEPT_FAILURES = 50          # names of refused statements that a client keeps
+    MOST_NAMES = 10000          # statements that a client may have prepared
+    MOST_TEXT = 33554432        # bytes of their texts; of those on one server, too
 
 cdef struct NameEntry:
-    uint64_t hash               # 0: free
+    uint64_t hash
     PyObject* name              # owned bytes
     PyObject* statement         # owned Statement
     bint failed                 # its Parse was refused: the name may be taken again
+    uint64_t made               # number of the note of its Parse
+    NameEntry* earlier          # in the order of *made*
+    NameEntry* later
 
 
 cdef class NameTable:
     """A client's names. Found from raw bytes: no object is made to look one up."""
     cdef:
-        NameEntry* entries
+        NameEntry** places      # open addressing; NULL: free
         uint32_t capacity       # a power of two
         readonly uint32_t count
+        readonly Py_ssize_t text    # bytes of all their statements
+        NameEntry* first        # made earliest
+        NameEntry* last
         list failures           # names whose Parse was refused, oldest first
-    cdef NameEntry* place(self, uint64_t hash, const char* name,
-                          Py_ssize_t size) noexcept
+    cdef NameEntry** place(self, uint64_t hash, const char* name,
+                           Py_ssize_t size) noexcept
+    cdef NameEntry* entry_of(self, const char* name, Py_ssize_t size) noexcept
     cdef Statement find(self, const char* name, Py_ssize_t size)
     cdef bint is_taken(self, const char* name, Py_ssize_t size) except -1
-    cdef int put(self, bytes name, Statement statement) except -1
+    cdef bint is_full(self, const char* name, Py_ssize_t size,
+                      Py_ssize_t more) noexcept
+    cdef int put(self, bytes name, Statement statement, uint64_t made,
+                 bint again) except -1
+    cdef int enlarge(self) except -1
+    cdef void string(self, NameEntry* entry, bint again) noexcept
+    cdef void unstring(self, NameEntry* entry) noexcept
     cdef int note_failure(self, bytes name) except -1
     cdef Statement take_out(self, const char* name, Py_ssize_t size)
+    cdef Statement remove(self, NameEntry** where)
+    cdef int forget(self, uint64_t upto) except -1
     cdef int clear(self) except -1
 
 
@@ -60,8 +79,11 @@ cdef struct Prepared:           # a statement on a server, in the LRU ring
     uint64_t number
     bint seen                   # its ParseComplete has come
     uint64_t group              # of requests (see Server) that its Parse stands in
+    uint64_t made               # number of the note of its Parse
     Prepared* older
     Prepared* newer
+    Prepared* earlier           # in the order of *made*
+    Prepared* later
     Prepared* chain             # next of the same bucket
 
 
@@ -71,14 +93,21 @@ cdef class PreparedSet:
         Prepared** buckets
         uint32_t capacity
         readonly uint32_t count
+        readonly Py_ssize_t text    # bytes of all of them
+        uint64_t latest         # no group of theirs is later
         Prepared* oldest
         Prepared* newest
+        Prepared* first         # made earliest
+        Prepared* last
     cdef Prepared* find(self, Statement statement) noexcept
-    cdef Prepared* add(self, Statement statement, bint seen,
-                       uint64_t group) except NULL
+    cdef Prepared* add(self, Statement statement, bint seen, uint64_t group,
+                       uint64_t made, bint again) except NULL
+    cdef int enlarge(self) except -1
+    cdef void hang(self, Prepared* item) noexcept
     cdef void unlink(self, Prepared* item) noexcept
     cdef void touch(self, Prepared* item) noexcept
     cdef int discard(self, Statement statement) except -1
+    cdef int forget(self, uint64_t upto) except -1
     cdef int doubt(self) noexcept
     cdef bint has_since(self, uint64_t group) noexcept
     cdef int clear(self) except -1
@@ -86,5 +115,6 @@ cdef class PreparedSet:
 
 cdef Statement statement_for(bytes key, bytes scope)
 cdef Statement numbered(uint64_t number, bytes key, bytes scope)
+cdef uint64_t unused_number() noexcept
 cdef int drop_unused(Statement statement) except -1
 cdef void let_go(Statement statement) noexcept

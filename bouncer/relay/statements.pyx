@@ -5,17 +5,27 @@ A statement is keyed by its full text, its parameter types and the tracked param
 under which it is parsed, never by a hash alone. Clients keep their own names; servers
 know it as PGBOUNCER_<n>. It lives as long as a client or a server refers to it, so
 memory is bounded by what is in use. Both tables are C: a Bind looks up twice and
-allocates nothing.
+allocates nothing. Names are the clients' choice, so they are hashed with a key that
+nobody knows. DEALLOCATE ALL forgets what was parsed before it, not what has been
+sent behind it: both tables are strung in the order of parsing, too, so that this
+costs what it forgets.
 """
+
+import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 cdef dict by_place = {}         # Statement.place -> it, while somebody refers to it
 cdef uint64_t last_number = 0
+
+# Another key in each process: nobody can choose names or numbers that collide.
+cdef uint64_t key_first = int.from_bytes(os.urandom(8), "little")
+cdef uint64_t key_second = int.from_bytes(os.urandom(8), "little")
+cdef uint64_t spread = int.from_bytes(os.urandom(8), "little") | 1
 
 
 def known_statements():
@@ -79,13 +89,65 @@ cdef void let_go(Statement statement) noexcept:
         del by_place[statement.place]
 
 
-cdef inline uint64_t hashed(const char* p, Py_ssize_t size) noexcept nogil:
-    """FNV-1a, 64 bits; never 0, which marks a free entry."""
-    cdef uint64_t value = 14695981039346656037u
-    cdef Py_ssize_t i
-    for i in range(size):
-        value = (value ^ <unsigned char>p[i]) * 1099511628211u
-    return value | 1
+cdef uint64_t unused_number() noexcept:
+    """A number that no statement has or will get."""
+    global last_number
+    last_number += 1
+    return last_number
+
+
+cdef inline uint64_t turned(uint64_t value, int bits) noexcept nogil:
+    return (value << bits) | (value >> (64 - bits))
+
+
+cdef uint64_t hashed(const char* p, Py_ssize_t size, uint64_t first,
+                     uint64_t second) noexcept nogil:
+    """SipHash-1-3 (Aumasson and Bernstein, 2012) with the key *first*, *second*."""
+    cdef uint64_t v0 = first ^ 0x736f6d6570736575u
+    cdef uint64_t v1 = second ^ 0x646f72616e646f6du
+    cdef uint64_t v2 = first ^ 0x6c7967656e657261u
+    cdef uint64_t v3 = second ^ 0x7465646279746573u
+    cdef uint64_t word
+    cdef Py_ssize_t left = size
+    cdef int rounds = 1
+    cdef int i
+    while True:
+        if left >= 8:
+            memcpy(&word, p, 8)
+            p += 8
+        elif left >= 0:
+            word = <uint64_t>size << 56
+            for i in range(<int>left):
+                word |= <uint64_t><unsigned char>p[i] << (8 * i)
+        else:
+            word = 0
+            v2 ^= 0xff
+            rounds = 3
+        v3 ^= word
+        for i in range(rounds):
+            v0 += v1
+            v1 = turned(v1, 13) ^ v0
+            v0 = turned(v0, 32)
+            v2 += v3
+            v3 = turned(v3, 16) ^ v2
+            v0 += v3
+            v3 = turned(v3, 21) ^ v0
+            v2 += v1
+            v1 = turned(v1, 17) ^ v2
+            v2 = turned(v2, 32)
+        v0 ^= word
+        if left < 0:
+            return v0 ^ v1 ^ v2 ^ v3
+        left -= 8
+
+
+cdef inline uint64_t name_hash(const char* p, Py_ssize_t size) noexcept nogil:
+    return hashed(p, size, key_first, key_second)
+
+
+def keyed_hash(bytes data not None, uint64_t first, uint64_t second):
+    """The hash of a name under a key, for tests."""
+    return hashed(data, len(data), first, second)
 
 
 cdef class NameTable:
@@ -93,138 +155,206 @@ cdef class NameTable:
     def __dealloc__(self):
         self.clear()
 
-    cdef NameEntry* place(self, uint64_t hash, const char* name,
-                          Py_ssize_t size) noexcept:
-        cdef uint32_t i = <uint32_t>(hash >> 1) & (self.capacity - 1)
+    cdef NameEntry** place(self, uint64_t hash, const char* name,
+                           Py_ssize_t size) noexcept:
+        """Where *name* stands, or else would stand. The table is not empty."""
+        cdef uint32_t i = <uint32_t>hash & (self.capacity - 1)
         cdef NameEntry* entry
         while True:
-            entry = &self.entries[i]
-            if entry.hash == 0:
-                return entry
+            entry = self.places[i]
+            if entry == NULL:
+                return &self.places[i]
             if (entry.hash == hash and PyBytes_GET_SIZE(<object>entry.name) == size
                     and memcmp(PyBytes_AS_STRING(<object>entry.name), name, size) == 0):
-                return entry
+                return &self.places[i]
             i = (i + 1) & (self.capacity - 1)
 
-    cdef Statement find(self, const char* name, Py_ssize_t size):
-        cdef NameEntry* entry
+    cdef NameEntry* entry_of(self, const char* name, Py_ssize_t size) noexcept:
         if self.count == 0:
-            return None
-        entry = self.place(hashed(name, size), name, size)
-        if entry.hash == 0:
-            return None
-        return <Statement>entry.statement
+            return NULL
+        return self.place(name_hash(name, size), name, size)[0]
+
+    cdef Statement find(self, const char* name, Py_ssize_t size):
+        cdef NameEntry* entry = self.entry_of(name, size)
+        return None if entry == NULL else <Statement>entry.statement
 
     cdef bint is_taken(self, const char* name, Py_ssize_t size) except -1:
         """Has this name a statement that was not refused?"""
-        cdef NameEntry* entry
-        if self.count == 0:
-            return False
-        entry = self.place(hashed(name, size), name, size)
-        return entry.hash != 0 and not entry.failed
+        cdef NameEntry* entry = self.entry_of(name, size)
+        return entry != NULL and not entry.failed
+
+    cdef bint is_full(self, const char* name, Py_ssize_t size,
+                      Py_ssize_t more) noexcept:
+        """Is there no room for *name*, with *more* bytes of text?"""
+        if self.text + more > MOST_TEXT:
+            return True
+        return self.count >= MOST_NAMES and self.entry_of(name, size) == NULL
 
     cdef int note_failure(self, bytes name) except -1:
         """The Parse of *name* was refused; only the latest of such are kept.
 
         As in PgBouncer, which keeps them all, a Bind may try the text once more.
         """
-        cdef const char* oldest
-        cdef Py_ssize_t size
-        cdef NameEntry* entry
-        if self.find(name, len(name)) is None:
+        cdef NameEntry* entry = self.entry_of(name, len(name))
+        if entry == NULL:
             return 0
-        self.place(hashed(name, len(name)), name, len(name)).failed = True
+        entry.failed = True
         if self.failures is None:
             self.failures = []
         self.failures.append(name)
         while len(self.failures) > KEPT_FAILURES:
             name = self.failures.pop(0)
-            oldest, size = name, len(name)
-            entry = NULL if self.count == 0 else self.place(
-                hashed(oldest, size), oldest, size)
-            if entry != NULL and entry.hash and entry.failed:
-                self.take_out(oldest, size)
+            entry = self.entry_of(name, len(name))
+            if entry != NULL and entry.failed:
+                self.take_out(name, len(name))
         return 0
 
-    cdef int put(self, bytes name, Statement statement) except -1:
-        """Add a name that is not taken."""
-        cdef NameEntry* old = self.entries
-        cdef NameEntry* entry
-        cdef uint32_t capacity = self.capacity
+    cdef int enlarge(self) except -1:
+        cdef NameEntry** old = self.places
+        cdef NameEntry* entry = self.first
+        cdef uint32_t capacity = 8 if self.capacity == 0 else self.capacity * 2
         cdef uint32_t i
-        if (self.count + 1) * 4 > capacity * 3:
-            self.capacity = 8 if capacity == 0 else capacity * 2
-            self.entries = <NameEntry*>calloc(self.capacity, sizeof(NameEntry))
-            if self.entries == NULL:
-                self.entries = old
-                self.capacity = capacity
-                raise MemoryError()
-            for i in range(capacity):
-                if old[i].hash:
-                    entry = self.place(old[i].hash,
-                                       PyBytes_AS_STRING(<object>old[i].name),
-                                       PyBytes_GET_SIZE(<object>old[i].name))
-                    entry[0] = old[i]
-            free(old)
-        entry = self.place(hashed(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)),
-                           PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-        Py_INCREF(statement)
-        statement.users += 1
-        if entry.hash:
+        self.places = <NameEntry**>calloc(capacity, sizeof(NameEntry*))
+        if self.places == NULL:
+            self.places = old
+            raise MemoryError()
+        self.capacity = capacity
+        while entry != NULL:
+            i = <uint32_t>entry.hash & (capacity - 1)
+            while self.places[i] != NULL:
+                i = (i + 1) & (capacity - 1)
+            self.places[i] = entry
+            entry = entry.later
+        free(old)
+        return 0
+
+    cdef void string(self, NameEntry* entry, bint again) noexcept:
+        """Put *entry* at its end of the order of parsing; see `put`."""
+        if again:
+            entry.earlier = NULL
+            entry.later = self.first
+        else:
+            entry.earlier = self.last
+            entry.later = NULL
+        if entry.earlier != NULL:
+            entry.earlier.later = entry
+        else:
+            self.first = entry
+        if entry.later != NULL:
+            entry.later.earlier = entry
+        else:
+            self.last = entry
+
+    cdef void unstring(self, NameEntry* entry) noexcept:
+        if entry.earlier != NULL:
+            entry.earlier.later = entry.later
+        else:
+            self.first = entry.later
+        if entry.later != NULL:
+            entry.later.earlier = entry.earlier
+        else:
+            self.last = entry.earlier
+
+    cdef int put(self, bytes name, Statement statement, uint64_t made,
+                 bint again) except -1:
+        """Add a name that is not taken.
+
+        *made* is the number of the latest note; or, when a Close is undone (*again*),
+        of that Close: all that is older has been answered, as has what it brings back.
+        """
+        cdef const char* text = PyBytes_AS_STRING(name)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
+        cdef uint64_t hash = name_hash(text, size)
+        cdef NameEntry** where
+        cdef NameEntry* entry
+        if (self.count + 1) * 4 > self.capacity * 3:
+            self.enlarge()
+        where = self.place(hash, text, size)
+        entry = where[0]
+        if entry != NULL:
+            self.unstring(entry)
+            self.text -= len((<Statement>entry.statement).key)
             let_go(<Statement>entry.statement)
             Py_DECREF(<object>entry.statement)
-            entry.statement = <PyObject*>statement
-            entry.failed = False
-            return 0
-        Py_INCREF(name)
-        entry.failed = False
-        entry.hash = hashed(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
-        entry.name = <PyObject*>name
+        else:
+            entry = <NameEntry*>malloc(sizeof(NameEntry))
+            if entry == NULL:
+                raise MemoryError()
+            Py_INCREF(name)
+            entry.hash = hash
+            entry.name = <PyObject*>name
+            where[0] = entry
+            self.count += 1
+        Py_INCREF(statement)
+        statement.users += 1
         entry.statement = <PyObject*>statement
-        self.count += 1
+        self.text += len(statement.key)
+        entry.failed = False
+        entry.made = made
+        self.string(entry, again)
         return 0
 
     cdef Statement take_out(self, const char* name, Py_ssize_t size):
         """Forget a name; returns its statement or None."""
-        cdef NameEntry* entry
-        cdef Statement statement
-        cdef uint32_t i, j, home, mask = self.capacity - 1
+        cdef NameEntry** where
         if self.count == 0:
             return None
-        entry = self.place(hashed(name, size), name, size)
-        if entry.hash == 0:
-            return None
-        statement = <Statement>entry.statement
-        Py_DECREF(<object>entry.name)
-        entry.hash = 0
+        where = self.place(name_hash(name, size), name, size)
+        return None if where[0] == NULL else self.remove(where)
+
+    cdef Statement remove(self, NameEntry** where):
+        cdef NameEntry* entry = where[0]
+        cdef Statement statement = <Statement>entry.statement
+        cdef uint32_t i, j, home, mask = self.capacity - 1
+        where[0] = NULL
         self.count -= 1
+        self.text -= len(statement.key)
+        self.unstring(entry)
         # Close the gap: later entries of the same run move up if they may.
-        i = <uint32_t>(entry - self.entries)
+        i = <uint32_t>(where - self.places)
         j = i
         while True:
             j = (j + 1) & mask
-            if self.entries[j].hash == 0:
+            if self.places[j] == NULL:
                 break
-            home = <uint32_t>(self.entries[j].hash >> 1) & mask
+            home = <uint32_t>self.places[j].hash & mask
             if ((j - home) & mask) >= ((j - i) & mask):
-                self.entries[i] = self.entries[j]
-                self.entries[j].hash = 0
+                self.places[i] = self.places[j]
+                self.places[j] = NULL
                 i = j
+        Py_DECREF(<object>entry.name)
+        free(entry)
         let_go(statement)
         Py_DECREF(statement)        # the table's; the local name holds its own
         return statement
 
+    cdef int forget(self, uint64_t upto) except -1:
+        """Forget all that was parsed up to this note."""
+        cdef NameEntry* entry = self.first
+        while entry != NULL and entry.made <= upto:
+            self.remove(self.place(entry.hash, PyBytes_AS_STRING(<object>entry.name),
+                                   PyBytes_GET_SIZE(<object>entry.name)))
+            entry = self.first
+        if self.count == 0:
+            self.clear()
+        return 0
+
     cdef int clear(self) except -1:
-        cdef uint32_t i
-        for i in range(self.capacity):
-            if self.entries[i].hash:
-                let_go(<Statement>self.entries[i].statement)
-                Py_DECREF(<object>self.entries[i].name)
-                Py_DECREF(<object>self.entries[i].statement)
-        free(self.entries)
-        self.entries = NULL
+        cdef NameEntry* entry = self.first
+        cdef NameEntry* after
+        self.first = self.last = NULL
+        while entry != NULL:
+            after = entry.later
+            let_go(<Statement>entry.statement)
+            Py_DECREF(<object>entry.name)
+            Py_DECREF(<object>entry.statement)
+            free(entry)
+            entry = after
+        free(self.places)
+        self.places = NULL
         self.capacity = 0
         self.count = 0
+        self.text = 0
         return 0
 
     def refused(self):
@@ -234,14 +364,18 @@ cdef class NameTable:
                 and not self.is_taken(name, len(name))]
 
     def items(self):
-        """(name, Statement) pairs, in no order."""
-        cdef uint32_t i
+        """(name, Statement) pairs, as they were parsed."""
+        cdef NameEntry* entry = self.first
         found = []
-        for i in range(self.capacity):
-            if self.entries[i].hash:
-                found.append((<object>self.entries[i].name,
-                              <object>self.entries[i].statement))
+        while entry != NULL:
+            found.append((<object>entry.name, <object>entry.statement))
+            entry = entry.later
         return found
+
+
+cdef inline uint32_t bucket(uint64_t number, uint32_t capacity) noexcept nogil:
+    """Clients choose which numbers stay in use, but not where those stand."""
+    return <uint32_t>((number * spread) >> 32) & (capacity - 1)
 
 
 cdef class PreparedSet:
@@ -253,30 +387,20 @@ cdef class PreparedSet:
         cdef Prepared* item
         if self.count == 0:
             return NULL
-        item = self.buckets[statement.number & (self.capacity - 1)]
+        item = self.buckets[bucket(statement.number, self.capacity)]
         while item != NULL and item.number != statement.number:
             item = item.chain
         return item
 
-    cdef Prepared* add(self, Statement statement, bint seen,
-                       uint64_t group) except NULL:
-        """Append as the most recently used; it must not be there yet."""
-        cdef Prepared** old = self.buckets
+    cdef Prepared* add(self, Statement statement, bint seen, uint64_t group,
+                       uint64_t made, bint again) except NULL:
+        """Append as the most recently used; it must not be there yet.
+
+        *made* and *again* are those of NameTable.put.
+        """
         cdef Prepared* item
-        cdef uint32_t capacity = self.capacity
-        if self.count >= capacity:
-            self.capacity = 8 if capacity == 0 else capacity * 2
-            self.buckets = <Prepared**>calloc(self.capacity, sizeof(Prepared*))
-            if self.buckets == NULL:
-                self.buckets = old
-                self.capacity = capacity
-                raise MemoryError()
-            item = self.oldest
-            while item != NULL:
-                item.chain = self.buckets[item.number & (self.capacity - 1)]
-                self.buckets[item.number & (self.capacity - 1)] = item
-                item = item.newer
-            free(old)
+        if self.count >= self.capacity:
+            self.enlarge()
         item = <Prepared*>malloc(sizeof(Prepared))
         if item == NULL:
             raise MemoryError()
@@ -286,8 +410,8 @@ cdef class PreparedSet:
         item.number = statement.number
         item.seen = seen
         item.group = group
-        item.chain = self.buckets[item.number & (self.capacity - 1)]
-        self.buckets[item.number & (self.capacity - 1)] = item
+        item.made = made
+        self.hang(item)
         item.newer = NULL
         item.older = self.newest
         if self.newest != NULL:
@@ -295,8 +419,41 @@ cdef class PreparedSet:
         else:
             self.oldest = item
         self.newest = item
+        item.earlier = NULL if again else self.last
+        item.later = self.first if again else NULL
+        if item.earlier != NULL:
+            item.earlier.later = item
+        else:
+            self.first = item
+        if item.later != NULL:
+            item.later.earlier = item
+        else:
+            self.last = item
         self.count += 1
+        self.text += len(statement.key)
+        if group > self.latest:
+            self.latest = group
         return item
+
+    cdef void hang(self, Prepared* item) noexcept:
+        cdef uint32_t i = bucket(item.number, self.capacity)
+        item.chain = self.buckets[i]
+        self.buckets[i] = item
+
+    cdef int enlarge(self) except -1:
+        cdef Prepared** old = self.buckets
+        cdef Prepared* item = self.oldest
+        cdef uint32_t capacity = 8 if self.capacity == 0 else self.capacity * 2
+        self.buckets = <Prepared**>calloc(capacity, sizeof(Prepared*))
+        if self.buckets == NULL:
+            self.buckets = old
+            raise MemoryError()
+        self.capacity = capacity
+        while item != NULL:
+            self.hang(item)
+            item = item.newer
+        free(old)
+        return 0
 
     cdef void unlink(self, Prepared* item) noexcept:
         if item.older != NULL:
@@ -324,7 +481,7 @@ cdef class PreparedSet:
         cdef Prepared* item
         if self.count == 0:
             return 0
-        where = &self.buckets[statement.number & (self.capacity - 1)]
+        where = &self.buckets[bucket(statement.number, self.capacity)]
         while where[0] != NULL and where[0].number != statement.number:
             where = &where[0].chain
         item = where[0]
@@ -332,7 +489,16 @@ cdef class PreparedSet:
             return 0
         where[0] = item.chain
         self.unlink(item)
+        if item.earlier != NULL:
+            item.earlier.later = item.later
+        else:
+            self.first = item.later
+        if item.later != NULL:
+            item.later.earlier = item.earlier
+        else:
+            self.last = item.earlier
         self.count -= 1
+        self.text -= len(statement.key)
         free(item)
         let_go(statement)
         Py_DECREF(statement)
@@ -349,8 +515,18 @@ cdef class PreparedSet:
             item = after
         free(self.buckets)
         self.buckets = NULL
-        self.oldest = self.newest = NULL
+        self.oldest = self.newest = self.first = self.last = NULL
         self.capacity = self.count = 0
+        self.text = 0
+        self.latest = 0
+        return 0
+
+    cdef int forget(self, uint64_t upto) except -1:
+        """Forget all that was parsed up to this note."""
+        while self.first != NULL and self.first.made <= upto:
+            self.discard(<Statement>self.first.statement)
+        if self.count == 0:
+            self.clear()
         return 0
 
     cdef int doubt(self) noexcept:
@@ -365,8 +541,15 @@ cdef class PreparedSet:
     cdef bint has_since(self, uint64_t group) noexcept:
         """Was anything parsed in *group* of requests, or later?"""
         cdef Prepared* item = self.oldest
+        cdef uint64_t latest = 0
+        if self.latest < group:
+            return False
         while item != NULL and item.group < group:
+            if item.group > latest:
+                latest = item.group
             item = item.newer
+        if item == NULL:
+            self.latest = latest        # none is looked at again before one is added
         return item != NULL
 
     def names(self):

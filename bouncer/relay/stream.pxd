@@ -17,6 +17,7 @@ cdef enum:
     LOGIN_TLS = 32768           # a handshake, all its certificates included
     TLS_READ = 16384            # what TLS is given at once meanwhile
     TALK_MESSAGES = 16          # of one talk before others get a turn
+    MODEST_READ = 8192          # bytes read at a time from who may have to wait
 
 
 cdef class Stream:
@@ -30,6 +31,7 @@ cdef class Stream:
         bint want_read          # false: leave bytes in the kernel (back-pressure)
         bint quiet              # suspended: nothing is read until `rouse`
         bint flush_queued       # stands in the poller's list of unsent streams
+        bint modest             # what it sends now may have to be kept for long
         bint broken             # the peer is gone for writing; reading tells why
         readonly bint closed
         bint specials           # logging in: packets may lack a type byte

@@ -177,10 +177,12 @@ cdef class Stream:
         cdef Poller poller = self.poller
         cdef int fills = poller.loop_count
         cdef ssize_t count
+        cdef Py_ssize_t size
         if self.specials or self.talk is not None:
             return self.read_for_talk()
         while True:
-            count = recv(self.fd, poller.rbuf, poller.read_size, MSG_DONTWAIT)
+            size = MODEST_READ if self.modest else poller.read_size
+            count = recv(self.fd, poller.rbuf, size, MSG_DONTWAIT)
             if count <= 0:
                 break
             self.received_at = poller.now
@@ -189,7 +191,7 @@ cdef class Stream:
             else:
                 self.feed(poller.rbuf, count)
             fills -= 1
-            if (count < poller.read_size or fills == 0 or self.closed
+            if (count < size or fills == 0 or self.closed
                     or not self.want_read):
                 return 0
         return self.nothing_read(count)
