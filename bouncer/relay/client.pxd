@@ -99,8 +99,9 @@ cdef class Client(Stream):
     cdef int broken_message(self, int code) except -2
     cdef Py_ssize_t parse_statement(self, const char* name, Py_ssize_t size,
                                     const char* text, Py_ssize_t text_size,
-                                    Py_ssize_t here, Py_ssize_t total,
-                                    Buf* composed) except -2
+                                    Py_ssize_t total, Buf* composed) except -2
+    cdef bint has_no_room(self, const char* name, Py_ssize_t size,
+                          Py_ssize_t total) except -1
     cdef Py_ssize_t refuse_parse(self, Py_ssize_t here, Py_ssize_t total,
                                  Buf* composed) except -2
     cdef bytes scope(self)

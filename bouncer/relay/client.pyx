@@ -15,9 +15,9 @@ from bouncer.relay.door cimport Known
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, PH_APPLY, Server
-from bouncer.relay.sockets cimport EPOLLIN
+from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT
 from bouncer.relay.statements cimport (
-    MOST_TEXT, NameTable, NameEntry, Pending, Prepared, PreparedSet, Statement,
+    MOST_TEXT, TOO_MANY, NameTable, NameEntry, Pending, Prepared, PreparedSet, Statement,
     statement_for, unused_number)
 from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
 from bouncer.wire.codes cimport (
@@ -98,7 +98,7 @@ cdef class Client(Stream):
         self.door = app.door
         self.listener = listener
         self.id = next_id()
-        self.specials = True
+        self.specials = self.modest = True
         self.connected_at = self.received_at = poller.now
         return 0
 
@@ -259,7 +259,8 @@ cdef class Client(Stream):
                         if buf_size(composed) > HIGH_WATER and pos < count:
                             # A few bytes may make us parse a long text again.
                             self.pass_on(server, NULL, 0, composed)
-                            self.end_turn()
+                            if buf_size(&server.out) == 0:
+                                self.end_turn()     # or else `drained` goes on
                             break
                         continue
                 if server is None:
@@ -343,7 +344,9 @@ cdef class Client(Stream):
         """Would more of it only be kept, here or for its server?"""
         if self.put_off:
             return True
-        if self.server is not None and buf_size(&self.server.out) > HIGH_WATER:
+        if self.server is not None and buf_size(&self.server.out) > 0 and (
+                self.server.interest & EPOLLOUT
+                or buf_size(&self.server.out) > HIGH_WATER):
             self.pause_reading()    # until the server's `drained`
             return True
         return buf_size(&self.out) > HIGH_WATER and self.is_slow()
@@ -487,6 +490,9 @@ cdef class Client(Stream):
             return self.close_statement(name, size, total)
         if code == FE_PARSE and here < total and total <= MOST_TEXT:
             return -1               # kept whole: its text is the statement's key
+        if code == FE_PARSE and self.has_no_room(name, size, total):
+            self.pool.client_bytes += total
+            return self.refuse_parse(here, total, composed)
         if self.server is None:
             if buf_size(&self.out) > 0 and self.is_slow():
                 return -1
@@ -497,10 +503,10 @@ cdef class Client(Stream):
             self.begin_request()
         self.pool.client_bytes += total
         if code == FE_PARSE:
-            if here == total and not is_whole_parse(stop + 1, left - size - 1):
+            if not is_whole_parse(stop + 1, left - size - 1):
                 return self.misused("broken Parse packet")
             return self.parse_statement(name, size, stop + 1, left - size - 1,
-                                        here, total, composed)
+                                        total, composed)
         return self.use_statement(p, here, total, code, name, size, composed)
 
     cdef int nameless(self, int code, Py_ssize_t left, bint whole) except -2:
@@ -523,8 +529,7 @@ cdef class Client(Stream):
 
     cdef Py_ssize_t parse_statement(self, const char* name, Py_ssize_t size,
                                     const char* text, Py_ssize_t text_size,
-                                    Py_ssize_t here, Py_ssize_t total,
-                                    Buf* composed) except -2:
+                                    Py_ssize_t total, Buf* composed) except -2:
         cdef Statement statement
         cdef Server server = self.server
         cdef Pending pending
@@ -538,8 +543,6 @@ cdef class Client(Stream):
             log.error(f"{self.prefix} prepared statement '{shown}' "
                       "was already prepared")
             return self.misused("prepared statement name is already in use")
-        if here < total or self.names.is_full(name, size, text_size):
-            return self.refuse_parse(here, total, composed)
         statement = statement_for(text[:text_size], self.scope())
         pending = Pending.__new__(Pending)
         pending.name = own_name
@@ -563,25 +566,42 @@ cdef class Client(Stream):
             self.make_room(server, composed)
         return total
 
+    cdef bint has_no_room(self, const char* name, Py_ssize_t size,
+                          Py_ssize_t total) except -1:
+        """May it prepare no more? A name that is taken is another error."""
+        if self.names is None:
+            return total > MOST_TEXT
+        return self.names.is_full(name, size, total) and not self.names.is_taken(
+            name, size)
+
     cdef Py_ssize_t refuse_parse(self, Py_ssize_t here, Py_ssize_t total,
                                  Buf* composed) except -2:
         """It would have more statements than a client may: an error, not the end.
 
         As one of PostgreSQL's own, this one stands behind the answers that are owed,
-        fails a transaction and has all up to the next Sync skipped. So the server gets
-        a Parse that it must refuse, and what it says of that is put in other words.
+        fails a transaction and has all up to the next Sync skipped. So a server that
+        has been asked for anything gets a Parse that it must refuse, and what it says
+        of that is put in other words.
         """
         cdef Server server = self.server
-        cdef bytes body = (b"PGBOUNCER_%d\0too many prepared statements\0\0\0"
-                           % unused_number())
-        cdef char* at = buf_room(composed, HEADER + len(body))
-        at[0] = FE_PARSE
-        put32(at + 1, <uint32_t>(len(body) + 4))
-        memcpy(at + HEADER, <const char*>body, len(body))
-        composed.end += HEADER + len(body)
-        owed_push(&server.owed, FE_PARSE, REFUSED, None)
-        server.ready = False
+        cdef bytes body
+        cdef char* at
         self.refusing = REFUSED_REST
+        if server is None:
+            self.refusing = REFUSED_TO_SYNC
+            self.write(TOO_MANY)
+        elif server.ready and server.can_answer_now():
+            self.write(TOO_MANY)
+        else:
+            body = (b"PGBOUNCER_%d\0syntax error: too many prepared statements\0\0\0"
+                    % unused_number())
+            at = buf_room(composed, HEADER + len(body))
+            at[0] = FE_PARSE
+            put32(at + 1, <uint32_t>(len(body) + 4))
+            memcpy(at + HEADER, <const char*>body, len(body))
+            composed.end += HEADER + len(body)
+            owed_push(&server.owed, FE_PARSE, REFUSED, None)
+            server.ready = False
         self.dropping = True
         self.remain = total - here
         return here
@@ -893,7 +913,6 @@ cdef class Client(Stream):
         """Login is over: from now on messages are relayed."""
         self.started = True
         self.specials = False
-        self.modest = True
         self.state = CL_ACTIVE
         return 0
 

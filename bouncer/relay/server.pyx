@@ -17,7 +17,7 @@ from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
-from bouncer.relay.statements cimport Pending, Prepared
+from bouncer.relay.statements cimport TOO_MANY, Pending, Prepared
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.tracked cimport (
     applied, changed, is_followed, is_unasked, means_something, merged, tracked_index)
@@ -30,13 +30,10 @@ from bouncer.wire.codes cimport (
     BE_ROW_DESCRIPTION, FE_BIND, FE_CLOSE, FE_COPY_DONE, FE_DESCRIBE, FE_EXECUTE,
     FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_size
-from bouncer.wire.messages import error_response
 
 cdef enum:
     WHOLE_LIMIT = 65536         # largest message of a server that we look into
 
-# What a client reads where its server has refused our `Client.refuse_parse`.
-cdef bytes TOO_MANY = error_response("too many prepared statements", "54000", "ERROR")
 
 STATE_NAMES = ("new", "idle", "active", "used", "tested", "being_canceled",
                "active_cancel")
@@ -275,10 +272,14 @@ cdef class Server(Stream):
                 self.skipping = True
                 continue
             if self.owed.count and self.answers(code):
-                if owed_at(&self.owed, 0).action == SWALLOW:
+                if (owed_at(&self.owed, 0).action == SWALLOW
+                        or owed_at(&self.owed, 0).action == REFUSED):
                     self.pass_on(client, p + start, pos - start)
                     start = pos
                     self.skipping = True
+                    if owed_at(&self.owed, 0).action == REFUSED:
+                        # It takes anything: no PostgreSQL.
+                        client.send(<const char*>TOO_MANY, len(TOO_MANY))
                     if code == BE_EMPTY_QUERY:
                         self.probed = True      # its ReadyForQuery settles it
                         continue

@@ -4,6 +4,9 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
+cdef bytes TOO_MANY             # the error of a client that has MOST_NAMES
+
+
 cdef class Statement:
     """One text with its parameter types, whatever clients call it.
 

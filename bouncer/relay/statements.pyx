@@ -19,6 +19,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
+from bouncer.wire.messages import error_response
+
+TOO_MANY = error_response("too many prepared statements", "54000", "ERROR")
 cdef dict by_place = {}         # Statement.place -> it, while somebody refers to it
 cdef uint64_t last_number = 0
 
