@@ -218,6 +218,8 @@ cdef class Stream:
         room = self.talk_room()
         if room <= 0:
             return self.pause_talk()
+        if self.modest and room > MODEST_READ:
+            room = MODEST_READ
         count = recv(self.fd, poller.rbuf, room, MSG_DONTWAIT)
         if count <= 0:
             return self.nothing_read(count)
