@@ -48,6 +48,7 @@ class Header:
 
     *length* bytes of the stream belong to it. *source* is None when it names
     nobody (LOCAL, UNKNOWN, unspecified family): the connection's own address stays.
+    It is a path when *family* is "unix".
     """
 
     version: int
@@ -210,11 +211,14 @@ def read_addresses(block: bytes, family: str) -> tuple[str, int, str, int]:
 def read_tlvs(header: bytes, place: int) -> str | None:
     """Check the lengths and the checksum; returns the client's TLS version."""
     tls: str | None = None
+    checked = False
     while place < len(header):
         kind, size, value = one_tlv(header, place)
         if kind == TLV_CRC32C:
-            if size != 4:
-                raise BadHeader("PROXY v2 checksum of a wrong length")
+            if size != 4 or checked:
+                # Each would be computed over the whole header.
+                raise BadHeader("PROXY v2 header with a malformed checksum")
+            checked = True
             blank = header[: place + 3] + b"\0\0\0\0" + header[place + 7 :]
             if crc32c(blank) != int.from_bytes(value, "big"):
                 raise BadHeader("PROXY v2 header with a wrong checksum")

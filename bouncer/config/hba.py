@@ -34,6 +34,9 @@ METHODS: Final = (
 )
 PHYSICAL: Final = 2
 
+# What stands before an IPv4 address that is written as IPv6.
+IPV4_MAPPED: Final = 0xFFFF
+
 BITS: Final = re.compile(r"[ \t-\r]*([+-]?[0-9]+)?")
 
 
@@ -85,12 +88,15 @@ class HbaLine:
     line: int
 
     def fits(
-        self, database: str, user: str, where: tuple[int, int] | None, tls: bool
+        self, database: str, user: str, where: tuple[tuple[int, int], ...], tls: bool
     ) -> bool:
-        """Whether this line is for the connection, but for its database."""
-        if (where is None) != (self.type == LOCAL):
+        """Whether this line is for the connection, but for its database.
+
+        *where* is every form of its address, none of a Unix socket.
+        """
+        if (not where) != (self.type == LOCAL):
             return False
-        if where is not None and not self.address.contains(*where):
+        if where and not any(self.address.contains(*form) for form in where):
             return False
         if self.type in (HOSTSSL, HOSTNOSSL) and tls != (self.type == HOSTSSL):
             return False
@@ -116,6 +122,18 @@ def parse_address(text: str) -> tuple[int, int]:
         return family, int.from_bytes(socket.inet_pton(family, text), "big")
     except (OSError, UnicodeError) as error:
         raise ValueError(text) from error
+
+
+def forms_of(family: int, number: int) -> tuple[tuple[int, int], ...]:
+    """Return the address, and the IPv4 address that it stands for, if it does.
+
+    A listener for both families and many balancers write 10.1.2.3 as
+    ::ffff:10.1.2.3 (RFC 4291, section 2.5.5.2): a line against the one must not be
+    passed over by the other.
+    """
+    if family == socket.AF_INET6 and number >> 32 == IPV4_MAPPED:
+        return (family, number), (socket.AF_INET, number & 0xFFFFFFFF)
+    return ((family, number),)
 
 
 def width(family: int) -> int:
@@ -156,10 +174,10 @@ class HbaRules:
         self, database: str, user: str, address: str | None, tls: bool, replication: int
     ) -> HbaLine | None:
         """Return the line for such a connection; *address* None is a Unix socket."""
-        where = None
+        where: tuple[tuple[int, int], ...] = ()
         if address is not None:
             try:
-                where = parse_address(address.partition("%")[0])
+                where = forms_of(*parse_address(address.partition("%")[0]))
             except ValueError:
                 return None
         for line in self.lines:

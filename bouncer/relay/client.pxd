@@ -43,6 +43,7 @@ cdef class Client(Stream):
         public bint first_byte_is_tls   # TLS is configured and begins at once
         readonly bint started   # the login talk has begun
         bint refused_tls        # asked for TLS before that, and was told no
+        bint introduced         # a PROXY header came before that: there is no second
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
         bint put_off            # has had its turn: goes on in the next round (pump)

@@ -113,12 +113,16 @@ cdef class Client(Stream):
         cdef int known
         if not self.started:
             # 'P' or CR may begin a PROXY header, which comes before all else.
-            if (p[0] == 0x50 or p[0] == 0x0D) and not self.refused_tls:
+            # Whoever stands behind a balancer that named nobody could else name itself.
+            if ((p[0] == 0x50 or p[0] == 0x0D) and not self.refused_tls
+                    and not self.introduced):
                 used = self.app.proxy_header(self, p[:count])
                 if used == 0 or self.closed:
                     return 0
                 if used < 0:
                     used = 0
+                else:
+                    self.introduced = True
                 if used == count:
                     return used
             if (count - used == 8 and be32(p + used) == 8
@@ -322,6 +326,8 @@ cdef class Client(Stream):
             return self.end("client close request", False, "08P01")
         if kind == REQUEST:
             return self.refuse_query()
+        if code == 0 and count >= 8:
+            code = be32(p + 4)      # a startup packet, or one of its kind
         log.error(f"{self.prefix} unknown pkt from client: {code}/0x{code:02x}")
         return self.end("unknown pkt", True, "08P01")
 
@@ -785,6 +791,13 @@ cdef class Client(Stream):
     cdef int bad_header(self, const char* p, Py_ssize_t count) except -1:
         shown = p[:min(count, 8)].hex()
         return self.end(f"bad packet header: '{shown}'", True, "08P01")
+
+    cdef bint end_special(self, const char* p, Py_ssize_t count) except -1:
+        if not self.on_console:
+            return False
+        if count >= 8:
+            self.end_by(UNKNOWN, 0, p, count)
+        return True
 
     def too_long(self, code, length):
         if self.on_console:

@@ -72,6 +72,7 @@ cdef class Stream:
     # Reading
     cdef Py_ssize_t talk_take(self, const char* p, Py_ssize_t count) except -1
     cdef int bad_header(self, const char* p, Py_ssize_t count) except -1
+    cdef bint end_special(self, const char* p, Py_ssize_t count) except -1
     cdef int on_readable(self) except -1
     cdef int nothing_read(self, ssize_t count) except -1
     cdef int read_for_talk(self) except -1

@@ -161,6 +161,13 @@ cdef class Stream:
     cdef int bad_header(self, const char* p, Py_ssize_t count) except -1:
         return self.shut()
 
+    cdef bint end_special(self, const char* p, Py_ssize_t count) except -1:
+        """A packet without a type byte where none may come: true when it is no message.
+
+        One byte more of its header may have to come before the end.
+        """
+        return False
+
     cdef int drained(self) except -1:
         """A blocked send has gone out."""
         return 0
@@ -375,6 +382,8 @@ cdef class Stream:
                 body = (p + pos + 4)[:length - 4]
                 self.behind = count - pos - length
                 pos += length
+            elif code == 0 and self.end_special(p + pos, count - pos):
+                break
             else:
                 length = be32(p + pos + 1)
                 if length < 4 or length >= self.poller.max_packet_size:
@@ -668,9 +677,11 @@ cdef class Stream:
         else:
             packed = socket.inet_pton(socket.AF_INET, host)
             self.family = AF_INET
+        memset(self.peer_raw, 0, 16)
         memcpy(self.peer_raw, <const char*>packed, len(packed))
         self.peer_port_raw = port
         self.is_unix = False
+        self.peer_uid = -1
 
     def note_unix(self, int port):
         """The peer is behind a Unix socket whose file name has *port*."""

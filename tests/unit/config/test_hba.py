@@ -40,6 +40,23 @@ def test_families_do_not_mix():
     assert method(found, "d", "a", "fe80::1%eth0") == (2, "trust")
 
 
+def test_ipv4_written_as_ipv6_fits_lines_of_both():
+    """A reject line for 10.1.2.3 was passed over by ::ffff:10.1.2.3."""
+    found = rules(
+        "host all all 10.1.2.3/32 reject\n"
+        "host all all ::ffff:10.9.0.0/112 reject\n"
+        "host all all 10.0.0.0/8 md5\n"
+        "host all all ::/0 trust"
+    )
+    assert method(found, "d", "a", "::ffff:10.1.2.3") == (1, "reject")
+    assert method(found, "d", "a", "::ffff:10.9.8.7") == (2, "reject")
+    assert method(found, "d", "a", "::ffff:10.1.2.4") == (3, "md5")
+    assert method(found, "d", "a", "::ffff:192.0.2.1") == (4, "trust")
+    assert method(found, "d", "a", "192.0.2.1") is None
+    assert method(found, "d", "a", "::a01:203") == (4, "trust")
+    assert method(found, "d", "a", "::1:ffff:a01:203") == (4, "trust")
+
+
 def test_mask_column_and_host_bits():
     found = HbaRules("host all all 10.0.0.1 255.0.0.0 md5", "hba", IdentMaps())
     assert [p.text for p in found.problems] == [
