@@ -9,6 +9,7 @@ from bouncer.errors import Disconnect
 from bouncer.pool.keeper import WAIT_AUTH, Keeper
 from bouncer.pool.registry import DatabaseState
 from bouncer.relay.talk import Waiter
+from bouncer.relay.tracked import only_reported
 from bouncer.talks.auth_query import auth_query
 
 CONFIG_ERROR = "bouncer config error"
@@ -85,6 +86,8 @@ class Lookups:
         """The query is answered: the server goes back, the login goes on."""
         waiter = self.running.pop(server)
         client = self.askers.pop(server)
+        if server.tracked is not None and server.pool.defaults is not None:
+            server.tracked = only_reported(server.tracked, server.pool.defaults)
         server.relay_phase()
         server.mark_ready()
         if row is None:

@@ -106,7 +106,7 @@ cdef class Pool:
         server.client = client
         server.state = SV_ACTIVE
         server.phase = PH_RELAY
-        server.in_error = server.own_unnamed = False
+        server.in_error = server.own_unnamed = server.fresh = False
         self.active.push_tail(server)
         if client.replication:
             return LINKED
@@ -257,7 +257,7 @@ cdef class Pool:
     def login_done(self, Server server):
         """A server has logged in: it joins the pool."""
         server.phase = PH_RELAY
-        server.ready = True
+        server.ready = server.fresh = True
         server.idle_since = self.poller.now
         if server.behind:
             server.place_due = PLACE_LOGIN

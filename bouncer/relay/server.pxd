@@ -58,6 +58,7 @@ cdef class Server(Stream):
         int status              # the byte of the last ReadyForQuery
         bint dirty              # spoke out of turn
         public bint close_needed
+        public bint fresh       # no client has had it since its login or DISCARD ALL
         public int cancels      # cancel requests for it that are in flight
         bint release_due        # done, but the client still sends half a message
         int place_due           # bytes follow the last answer: look at them first

@@ -858,6 +858,13 @@ cdef class Server(Stream):
         """A talk was told of a ParameterStatus."""
         self.note_parameter(body, len(body))
 
+    def forget_session(self):
+        """DISCARD ALL has been answered: nothing of its clients is left."""
+        if self.prepared is not None:
+            self.prepared.clear()
+        self.equal_to = None
+        self.fresh = True
+
     def mark_ready(self):
         """It has logged in and waits for a request."""
         self.ready = True

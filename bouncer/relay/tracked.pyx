@@ -150,6 +150,16 @@ cdef TrackedParams merged(TrackedParams server, TrackedParams client):
     return intern_values(tuple(values))
 
 
+def only_reported(TrackedParams params not None, TrackedParams login not None):
+    """What is known after a DISCARD ALL: what a server does not report is as at first.
+
+    *login* is what a login on such a server has told.
+    """
+    return intern_values(tuple([
+        None if told is None else value
+        for value, told in zip(params.values, login.values)]))
+
+
 def filled(TrackedParams client, TrackedParams defaults):
     """The client's values, where it gave one; else the pool's default."""
     cdef list values = list(client.values)

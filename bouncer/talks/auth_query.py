@@ -2,6 +2,9 @@
 
 The query gets the name as a parameter, by the extended protocol and without any SET
 before it, so nothing that a client has chosen reaches the connection that answers.
+Clients may share servers with it: those of a database whose `user` is the auth user.
+What they have left in the session could answer in the place of PostgreSQL (a
+search_path, a temporary table), so it is discarded first.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from typing import Any
 
 from bouncer import log
 from bouncer.auth.secrets import MAX_SECRET
+from bouncer.config.params import AUTH_QUERY
 from bouncer.errors import Disconnect, ProtocolError
 from bouncer.relay.talk import READ
 from bouncer.talks.login_packets import Talk
@@ -34,6 +38,7 @@ from bouncer.wire.messages import (
     parse,
     parse_column_count,
     parse_data_row,
+    query,
 )
 
 # PgBouncer keeps names in 128 bytes; a longer one is nobody's.
@@ -45,16 +50,32 @@ _EXPECTED = (
     BE_NOTICE,
 )
 _IDLE = b"I"
+DISCARD_ALL = query("DISCARD ALL")
+
+# PgBouncer's default, and SHOW CONFIG's, and how it is asked: names without a schema
+# mean what a search_path says, and a database's owner may set that for everybody.
+_QUALIFIED = (
+    "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() "
+    "THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid "
+    "WHERE rolname OPERATOR(pg_catalog.=) $1 AND rolcanlogin"
+)
 
 
-def auth_query(server: Any, query: str, user_name: str) -> Talk:
-    """Run *query* for *user_name*.
+def text_of(sql: str) -> str:
+    """Give what is asked for the setting *sql*."""
+    return _QUALIFIED if sql == AUTH_QUERY else sql
+
+
+def auth_query(server: Any, sql: str, user_name: str) -> Talk:
+    """Run *sql* for *user_name*.
 
     Returns (name, secret), secret None for NULL, or None when there is no row.
     Raises `Disconnect` for the server connection, which must not be used again.
     """
+    if not server.fresh:
+        yield from discard_all(server)
     server.write(
-        parse(query)
+        parse(text_of(sql))
         + bind([encode_text(user_name)])
         + DESCRIBE_PORTAL
         + EXECUTE_ALL
@@ -86,6 +107,25 @@ def auth_query(server: Any, query: str, user_name: str) -> Talk:
                 raise Disconnect("unexpected response from auth_query", notify=False)
         except ProtocolError:
             raise Disconnect("bad packet", notify=False) from None
+
+
+def discard_all(server: Any) -> Talk:
+    """Forget what clients have left in the session."""
+    server.write(DISCARD_ALL)
+    while True:
+        code, body = yield READ
+        if code == BE_READY:
+            if body != _IDLE:
+                raise Disconnect("unexpected response from auth_query", notify=False)
+            server.forget_session()
+            return
+        if code == BE_PARAMETER_STATUS:
+            server.learn_parameter(body)
+        elif code == BE_ERROR:
+            log.error(error_line("S: error in DISCARD ALL before auth_query", body))
+            raise Disconnect("error response from auth_query", notify=False)
+        elif code not in (BE_COMMAND_COMPLETE, BE_NOTICE):
+            raise Disconnect("unexpected response from auth_query", notify=False)
 
 
 def check_columns(count: int) -> None:

@@ -200,8 +200,9 @@ NOT_CARRIED = {
             ("held_back", "dropping", "refusing", "remain", "wait_kind", "wait_start",
              "wait_note", "notified", "ends_with", "put_off"), STILL),
         **dict.fromkeys(
-            ("first_byte_is_tls", "started", "refused_tls", "application_name_override",
-             "startup_params", "known", "proof"), LOGIN),
+            ("first_byte_is_tls", "started", "refused_tls", "introduced",
+             "application_name_override", "startup_options", "startup_params",
+             "known", "proof"), LOGIN),
         "on_console": "the console is not handed over",
     },
     "Server": {
@@ -212,6 +213,7 @@ NOT_CARRIED = {
             ("cancels", "release_due", "place_due", "crowded", "remain", "fakes_due",
              "skipping", "error", "peer", "cancel_for", "forgotten"), STILL),
         "equal_to": CACHE,
+        "fresh": "whoever had it before: its session is discarded before auth_query",
     },
 }  # fmt: skip
 

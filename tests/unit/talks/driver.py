@@ -109,6 +109,11 @@ class FakeServer(Stream):
         self.host = "db.example"
         self.prefix = f"S: {pool.database.name}/{pool.user.name}"
         self.learnt: list[bytes] = []
+        self.fresh = True
+
+    def forget_session(self) -> None:
+        """DISCARD ALL has been answered."""
+        self.fresh = True
 
     def learn_parameter(self, body: bytes) -> None:
         """Keep what a ParameterStatus said."""
@@ -170,7 +175,7 @@ class FakeDoor:
     """Counts nobody, remembers whom it is told to."""
 
     def __init__(self) -> None:
-        self.sockets = 0
+        self.sockets = self.epoch = 0
         self.remembered: list[bytes] = []
 
     def new_key(self) -> bytes:
