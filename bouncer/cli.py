@@ -118,11 +118,19 @@ def run(options: Options) -> NoReturn:
     """Start, serve, end. Raises `StartError` as long as the start may fail."""
     configuration = read_configuration(options)
     settings = configuration.settings
-    app = make_app(configuration, options)
-    app.consoles["pgbouncer"] = AdminConsole(app)
-    front = Front(app)
-    process.know_names()
-    process.switch_user(options.user or settings.user)
+    user = options.user or settings.user
+    try:
+        app = make_app(configuration, options)
+        app.consoles["pgbouncer"] = AdminConsole(app)
+        front = Front(app)
+        process.know_names()
+        process.switch_user(user)
+    except StartError:
+        if process.is_harmless(user):
+            log.configure(settings, options.quiet, daemon=False)
+        raise
+    log.configure(settings, options.quiet, daemon=False)
+    log.open_file()
     adoption = adopt.begin(app) if options.reboot else None
     if adoption is None:
         refuse_company(configuration)
@@ -146,12 +154,17 @@ def make_app(configuration: Configuration, options: Options) -> Bouncer:
 
 
 def read_configuration(options: Options) -> Configuration:
-    """Load the file and let the log follow it."""
+    """Load the file and let the log follow it.
+
+    Root's log file is opened by whom root becomes: who owns its directory could put
+    a link there, and nobody else could open it again after a rotation.
+    """
     try:
         configuration = load(options.config, None, options.verbose)
     except ConfigError:
         raise StartError("cannot load config file") from None
-    log.configure(configuration.settings, options.quiet, daemon=False)
+    is_root = os.geteuid() == 0
+    log.configure(configuration.settings, options.quiet, daemon=False, hold=is_root)
     return configuration
 
 

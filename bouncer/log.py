@@ -96,7 +96,8 @@ def tidy(text: str) -> str:
 
     Clients choose names and parameters that stand in it.
     """
-    text = text.rstrip()
+    # No character is shorter than a byte: what is cut here would be cut below.
+    text = text.rstrip()[:TEXT_LIMIT]
     if not text.isprintable():
         text = text.translate(CONTROL)
     if len(text) > SURELY_SHORT:
@@ -210,7 +211,8 @@ class File:
                 self.not_before = now + REOPEN_PAUSE
                 self.complain(err, running)
                 return
-        write_all(self.fd, data)
+        if data:
+            write_all(self.fd, data)
 
     def complain(self, err: OSError, running: bool) -> None:
         """Tell stderr, quiet or not; end a process that has not begun to work."""
@@ -357,8 +359,14 @@ def start(quiet: bool, level: int) -> None:
     _log.journal = None if quiet else journal_of_stderr()
 
 
-def configure(settings: LogSettings, quiet: bool, daemon: bool) -> None:
-    """Take the settings over; at a start, a RELOAD, and once in the background."""
+def configure(
+    settings: LogSettings, quiet: bool, daemon: bool, hold: bool = False
+) -> None:
+    """Take the settings over; at a start, a RELOAD, and once in the background.
+
+    *hold*: the lines for the file and syslog wait, until this is called without it:
+    when the process is who it is going to be.
+    """
     global verbosity
     flush()
     verbosity = settings.verbose
@@ -369,6 +377,8 @@ def configure(settings: LogSettings, quiet: bool, daemon: bool) -> None:
     # An unknown facility means daemon, without a word.
     name = (settings.syslog_facility or "").lower()
     _log.facility = FACILITIES.get(name, FACILITIES["daemon"])
+    if hold:
+        return
     if not settings.syslog:
         if _log.syslog is not None:
             _log.syslog.close()
@@ -392,6 +402,12 @@ def repeat_early() -> None:
             _log.file.write(encode(line), _log.call_soon is not None)
         if _log.syslog is not None and level.priority < 7:
             _log.to_syslog(level, text)
+
+
+def open_file() -> None:
+    """Open the log file now; without one that can be opened nothing starts."""
+    if _log.file is not None:
+        _log.file.write(b"", running=False)
 
 
 def reopen() -> None:

@@ -1,9 +1,10 @@
 """The operating system's process: its user, its pid file, its descriptor limit.
 
 The one hard idea is the order. The configuration is read with the privileges of
-the start; then the user is switched, the pid file and the Unix socket are looked
-at, the process goes to the background, and only then an event loop exists, since
-no loop survives a fork. `bouncer.cli` calls the functions in that order.
+the start; then the user is switched, the log file is opened, the pid file and the
+Unix socket are looked at, the process goes to the background, and only then an event
+loop exists, since no loop survives a fork. `bouncer.cli` calls the functions in that
+order.
 """
 
 import grp
@@ -58,6 +59,15 @@ def become(name: str) -> None:
         raise StartError(text) from None
     if (os.geteuid(), os.getegid()) != (user.pw_uid, user.pw_gid):
         raise StartError(f"failed to assume identity of user '{name}'")
+
+
+def is_harmless(name: str | None) -> bool:
+    """Become *name* if that can be, before an early end; true when we are not root."""
+    try:
+        switch_user(name)
+    except StartError:
+        return os.geteuid() != 0
+    return True
 
 
 def know_names() -> None:

@@ -380,3 +380,32 @@ def test_control_characters_of_a_client_are_shown_not_written(tmp_path: Path) ->
         "user=\\x1b[2J\\x0d2026 LOG fine\\x85\\x2028\\x7f é\tx\n\tsecond\n"
     )
     assert len(text.splitlines()) == 2
+
+
+def test_lines_wait_while_the_log_is_held(tmp_path: Path) -> None:
+    """Root must not open what belongs to the user that it becomes."""
+    path = tmp_path / "log"
+    log.configure(settings(logfile=str(path)), quiet=True, daemon=False, hold=True)
+    log.warning("early")
+    log.flush()
+    assert not path.exists()
+    quiet_into(path)
+    log.open_file()
+    log.info("late")
+    words = [line.split(" ", 5)[4:] for line in path.read_text().splitlines()]
+    assert words == [["WARNING", "early"], ["LOG", "late"]]
+
+
+def test_file_that_cannot_be_opened_ends_a_start_before_any_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quiet_into(tmp_path / "none" / "log")
+    log.attach(lambda function: None)
+    with pytest.raises(SystemExit):
+        log.open_file()
+    assert "FATAL Cannot open logfile" in capfd.readouterr().err
+
+
+def test_open_file_without_a_file_does_nothing() -> None:
+    log.configure(settings(), quiet=True, daemon=False)
+    log.open_file()
