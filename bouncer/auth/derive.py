@@ -1,9 +1,10 @@
 """Derive SCRAM keys from passwords, off the event loop and once.
 
-PBKDF2 is slow on purpose (milliseconds), so it runs in one thread (OpenSSL works
+PBKDF2 is slow on purpose (milliseconds), so it runs in a thread (OpenSSL works
 without the interpreter's lock) and its results are kept: who asks while the same
 keys are on their way waits for them instead of starting over. A storm of logins
-costs one derivation per password, not one per login.
+costs one derivation per password, not one per login. What is only claimed, as
+anybody may, has a thread of its own: the pooler's logins do not queue behind it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import pbkdf2_hmac, sha256
 from hmac import digest
-from time import monotonic
 
 from bouncer.auth.saslprep import saslprep
 from bouncer.auth.secrets import ScramSecret
@@ -51,9 +51,8 @@ class KeyDeriver:
         #: Those who wait for keys that are on their way.
         self._asking: dict[tuple[bytes, bytes, int], list[asyncio.Future[Keys]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._threads = ThreadPoolExecutor(1, "pbkdf2")
-        #: Seconds that it took to derive the last password that was only claimed.
-        self.last_claim = 0.0
+        self._thread = ThreadPoolExecutor(1, "pbkdf2")
+        self._claims = ThreadPoolExecutor(1, "pbkdf2 of claims")
 
     def known(self, password: bytes, salt: bytes, iterations: int) -> Keys | None:
         """Give the keys if they were derived before."""
@@ -85,17 +84,15 @@ class KeyDeriver:
         wish: tuple[bytes, bytes, int],
         keep: bool,
     ) -> None:
-        began = monotonic()
+        thread = self._thread if keep else self._claims
         try:
-            keys = await loop.run_in_executor(self._threads, derive, *wish)
+            keys = await loop.run_in_executor(thread, derive, *wish)
         except Exception as problem:
             for asker in self._asking.pop(wish):
                 if not asker.done():
                     asker.set_exception(problem)
             return
-        if not keep:
-            self.last_claim = monotonic() - began
-        else:
+        if keep:
             if len(self._known) >= _KEPT:
                 del self._known[next(iter(self._known))]
             self._known[wish] = keys

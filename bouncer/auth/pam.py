@@ -107,9 +107,16 @@ def libraries() -> Libraries | None:
 
 _thread = ThreadPoolExecutor(1, "pam")
 
+# Bytes. Tokens are long, but some modules hash a password thousands of times, and all
+# others wait meanwhile.
+LONGEST_PASSWORD = 8192
+
 
 async def authenticate(user: str, password: bytes, address: str) -> bool:
     """Say whether PAM accepts *user*; *address* is where the client is ("" unknown)."""
+    if len(password) > LONGEST_PASSWORD:
+        log.warning(f"PAM is not asked about more than {LONGEST_PASSWORD} bytes")
+        return False
     loop = asyncio.get_running_loop()
     accepted, lines = await loop.run_in_executor(
         _thread, check, encode_text(user), password, address.encode()

@@ -21,6 +21,8 @@ from bouncer.errors import BouncerError
 # 18 bytes of randomness are 24 characters of base64, like PostgreSQL's.
 _NONCE_BYTES = 18
 _KEY_LENGTH = 32
+# Bytes of a message; PostgreSQL takes 1024. Attributes are read one by one.
+_LONGEST_MESSAGE = 2048
 _WRONG_SIGNATURE = "invalid server signature"
 
 _PRINTABLE = bytes(range(0x21, 0x7F))
@@ -62,6 +64,11 @@ def _show(data: bytes, at: int) -> str:
     """Print the character at *at* for the log, in hex when it has no shape."""
     char = data[at] if at < len(data) else 0
     return f"'{chr(char)}'" if 0x21 <= char <= 0x7E else f"0x{char:02x}"
+
+
+def _expect_short(message: bytes) -> None:
+    if len(message) > _LONGEST_MESSAGE:
+        raise _malformed(f"longer than {_LONGEST_MESSAGE} bytes")
 
 
 def _malformed(detail: str) -> ScramError:
@@ -120,6 +127,7 @@ class ServerSide:
 
     def first(self, message: bytes) -> bytes:
         """Take client-first, give server-first."""
+        _expect_short(message)
         client_nonce = self._read_first(message)
         self._nonce = client_nonce + _nonce()
         self._server_first = b"r=" + self._nonce + self._secret.tail
@@ -167,6 +175,7 @@ class ServerSide:
 
     def final(self, message: bytes) -> bytes:
         """Take client-final, give server-final; raise when the proof is wrong."""
+        _expect_short(message)
         binding, at = _attribute(message, 0, 0x63)
         if binding != self._binding:
             raise ScramError(
