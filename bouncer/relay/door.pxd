@@ -20,7 +20,7 @@ cdef class Counts:
 
 
 cdef class Known:
-    """What became of a startup packet: the way in for the next one like it."""
+    """What became of a startup packet: what the next one like it meets."""
     cdef:
         readonly object login   # client_login.Login of the one that got in
         str nobody              # what is logged first of who is not known at all
@@ -29,11 +29,12 @@ cdef class Known:
         object database_state
         str attempt             # what is logged of it; None: nothing is
         readonly bint stale     # something has changed since
+        readonly bint is_let_in     # else the right password is a talk's, too
         Counts database
         Py_ssize_t database_limit       # 0: none
         Counts account
         Py_ssize_t account_limit
-        Pool pool               # None: nobody gets in with this
+        Pool pool
         dict params             # as the startup packet gave them
         TrackedParams tracked
         bytes before            # the welcome up to the cancel key
@@ -52,7 +53,8 @@ cdef class Door:
         readonly dict keys      # cancel key -> client
         list spare              # cancel keys for the next clients
         dict known              # packet with its sender's address -> Known
-        dict nobodies           # the same of those that only get so far as to be asked
+        dict asked              # the same, of whom it is not known that they get in
+        readonly long epoch     # how often something has changed
     cdef int enter(self, Client client, const char* p, Py_ssize_t count) except -1
     cdef Py_ssize_t go_on(self, Client client, const char* p,
                           Py_ssize_t count) except -1

@@ -9,11 +9,13 @@ class Counts:
 class Known:
     login: Any
     stale: bool
+    is_let_in: bool
 
 class Door:
     sockets: int
     most_sockets: int
     is_closing: bool
+    epoch: int
     logging_in: dict[Any, None]
     keys: dict[bytes, Any]
     def __init__(self, app: Any) -> None: ...
@@ -26,7 +28,7 @@ class Door:
         secret: Any,
         attempt: str | None,
         limits: tuple[int, int],
-        welcome: tuple[bytes, bytes],
+        welcome: tuple[bytes, bytes] | None,
         nobody: str | None = ...,
     ) -> None: ...
     def forget(self) -> None: ...

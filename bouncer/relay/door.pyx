@@ -7,8 +7,9 @@ the packet and the address it came from, and the next one gets in without a talk
 with one that only asks for the password. The hard idea: everything that could let it
 end otherwise calls `forget`; what changes all the time (counts against limits, a
 welcome that is not known) is looked at here, and sends the client to the talk, which
-alone knows how to refuse. Nobodies are remembered, too: a password must not be asked
-for sooner of those who exist.
+alone knows how to refuse. Whom a password was asked of is remembered, too, somebody
+and nobody alike, before it is known what comes of it: by what it takes to be asked or
+refused, those who exist must not be told from those who do not.
 """
 
 from cpython.dict cimport PyDict_GetItem
@@ -60,7 +61,7 @@ cdef class Door:
         self.keys = {}
         self.spare = []
         self.known = {}
-        self.nobodies = {}
+        self.asked = {}
 
     # What is remembered
 
@@ -69,15 +70,15 @@ cdef class Door:
                  tuple welcome, str nobody=None):
         """*client* got in with the startup packet *body* (without its length).
 
-        Or it did not, and never will, when *nobody* is what the log says of it.
-        *secret* is what its password is checked against, None where a talk does that.
+        Or it is asked for its password, when *welcome* is None: then a talk takes the
+        right one. *nobody* is what the log says of a user who does not exist. *secret* is what its password is checked against, None where a talk does that.
         *attempt* is what the log says of it, if anything. *limits* are those of the
         database and the user, 0 for none; *welcome* is what was sent before and
         behind the cancel key.
         """
         cdef uint32_t length = <uint32_t>len(body) + 4
         cdef Known known
-        cdef dict where = self.known if nobody is None else self.nobodies
+        cdef dict where = self.asked if welcome is None else self.known
         if length > LONGEST_KNOWN or self.is_closing:
             return
         known = Known.__new__(Known)
@@ -90,7 +91,8 @@ cdef class Door:
         known.pool = client.pool
         known.params = client.startup_params
         known.tracked = client.tracked
-        known.before, known.after = welcome
+        known.is_let_in = welcome is not None
+        known.before, known.after = welcome or (b"", b"")
         if len(where) >= MOST_KNOWN:
             where.clear()
         packet = length.to_bytes(4, "big") + body
@@ -99,11 +101,12 @@ cdef class Door:
     def forget(self):
         """Something has changed that a login may depend on."""
         cdef Known known
-        for one in (*self.known.values(), *self.nobodies.values()):
+        self.epoch += 1
+        for one in (*self.known.values(), *self.asked.values()):
             known = <Known>one
             known.stale = True
         self.known.clear()
-        self.nobodies.clear()
+        self.asked.clear()
 
     def close(self):
         """A shutdown has begun: nobody is remembered, every end is told to the app."""
@@ -126,7 +129,7 @@ cdef class Door:
         cdef uint32_t length
         cdef Known known
         cdef void* found
-        if count < 8 or not (self.known or self.nobodies):
+        if count < 8 or not (self.known or self.asked):
             return 0
         length = be32(p)
         if length < 8 or length > LONGEST_KNOWN or length > count:
@@ -134,12 +137,12 @@ cdef class Door:
         key = key_of(client, p, length)
         found = <void*>PyDict_GetItem(self.known, key)
         if found == NULL:
-            found = <void*>PyDict_GetItem(self.nobodies, key)
+            found = <void*>PyDict_GetItem(self.asked, key)
             if found == NULL:
                 return 0
         known = <Known>found
         if (self.sockets > self.most_sockets
-                or known.pool is not None and known.pool.welcome is None
+                or known.is_let_in and known.pool.welcome is None
                 or is_full(known.database, known.database_limit)
                 or is_full(known.account, known.account_limit)):
             return 0
@@ -182,7 +185,7 @@ cdef class Door:
                 if count - used - 1 < length:
                     break
                 verdict = proof.check(p + used + HEADER, length - 4)
-            if verdict == WRONG or verdict == RIGHT and known.pool is None:
+            if verdict == WRONG or verdict == RIGHT and not known.is_let_in:
                 # Or anything else: the talk takes the same message.
                 client.proof = client.known = None
                 self.app.begin_proof(client, known, proof.begun())

@@ -4,6 +4,10 @@ A user of None is nobody whom we know: each method of ours then goes through the
 same motions and fails with the same text (mock authentication); only PAM and LDAP
 know users by themselves. An empty secret matches nothing. What a client is told
 never says why it failed; the log does, without ever naming a secret.
+
+The hard idea: nobody has a secret of the kind that most users of auth_file have, and
+so do those whose secret the method has no use for. The messages are the same up to
+the last one, and the same derivations are done.
 """
 
 from __future__ import annotations
@@ -48,6 +52,8 @@ from bouncer.wire.messages import (
 _WRONG_PASSWORD = "password authentication failed"
 _SASL_FAILED = "SASL authentication failed"
 _SALT_BYTES = 16
+# Password messages without a zero byte, which are as if they had not come.
+MOST_PASSWORDS = 16
 
 
 class Prepared:
@@ -96,7 +102,7 @@ def exchange_for(client: Any, app: Any, login: Any, begun: Any = None) -> Talk |
             raise Disconnect('"trust" authentication failed')
         return None
     if method == "md5":
-        if user is not None and prepared(user).kind == SCRAM:
+        if is_asked_for_scram(app, user):
             return check_scram(client, app, login, user, begun)
         return check_md5(client, app, login, user, begun)
     if method == "scram-sha-256":
@@ -117,6 +123,13 @@ def exchange_for(client: Any, app: Any, login: Any, begun: Any = None) -> Talk |
     if method == "reject":
         raise Disconnect("login rejected")
     raise Disconnect("bouncer config error")
+
+
+def is_asked_for_scram(app: Any, user: Any) -> bool:
+    """Say whether method md5 becomes SCRAM, which only a SCRAM secret can do."""
+    if user is None or not user.secret:
+        return bool(app.registry.usual_iterations)
+    return prepared(user).kind == SCRAM
 
 
 def hba_line(client: Any, app: Any, login: Any) -> Any:
@@ -140,7 +153,7 @@ def hba_line(client: Any, app: Any, login: Any) -> Any:
 
 def clear_password(client: Any, app: Any) -> Talk:
     """Wait for a PasswordMessage; gives the password, in clear or as md5 answer."""
-    while True:
+    for _ in range(MOST_PASSWORDS):
         body = yield from read_password(client, app)
         password = parse_password(body)
         if password is None:
@@ -148,6 +161,7 @@ def clear_password(client: Any, app: Any) -> Talk:
         if not password:
             raise Disconnect("empty password returned by client")
         return password
+    raise Disconnect("bad packet")
 
 
 def check_plain(client: Any, app: Any, login: Any, user: Any) -> Talk:
@@ -155,9 +169,8 @@ def check_plain(client: Any, app: Any, login: Any, user: Any) -> Talk:
     client.write(AUTHENTICATION_CLEARTEXT)
     password = yield from clear_password(client, app)
     if user is None or not user.secret:
-        if deriver.last_claim:
-            # Others cost a derivation; so must those who do not exist.
-            yield asyncio.sleep(deriver.last_claim)
+        if app.registry.usual_iterations:
+            yield from fits_scram(client, password, nobodys_secret(app, login))
         raise Disconnect(_WRONG_PASSWORD)
     made = prepared(user)
     if made.kind == PLAIN:
@@ -216,9 +229,6 @@ def check_scram(client: Any, app: Any, login: Any, user: Any, begun: Any) -> Tal
     if not isinstance(begun, tuple) and body.partition(b"\0")[0] != SCRAM_SHA_256:
         raise Disconnect("client selected an invalid SASL authentication mechanism")
     made = None if user is None or not user.secret else prepared(user)
-    if made is not None and made.kind == MD5:
-        log.error(f"{client.prefix} SCRAM authentication failed: user has MD5 secret")
-        raise Disconnect(_SASL_FAILED)
     try:
         if isinstance(begun, tuple):
             exchange = ServerSide((yield from scram_secret(app, login, user, made)))
@@ -233,7 +243,10 @@ def check_scram(client: Any, app: Any, login: Any, user: Any, begun: Any) -> Tal
         log.error(f"{client.prefix} {error}")
         raise Disconnect(_SASL_FAILED) from None
     except ScramError as error:
-        for line in error.lines:
+        lines = error.lines
+        if made is not None and made.kind == MD5:
+            lines = ("SCRAM authentication failed: user has MD5 secret",)
+        for line in lines:
             log.error(f"{client.prefix} {line}")
         raise Disconnect(_SASL_FAILED) from None
     client.write(authentication_sasl_final(final))
@@ -244,16 +257,16 @@ def check_scram(client: Any, app: Any, login: Any, user: Any, begun: Any) -> Tal
 def secret_for(app: Any, login: Any) -> Secret | None:
     """Give what `relay.proof` checks the password against; None: it does not."""
     user, method = login.user, login.method
-    scram = None
-    if user is None:
-        # No password fits.
-        if method == "md5":
-            return Secret.md5(begun_with(os.urandom(_SALT_BYTES)))
-        scram = nobodys_secret(app, login)
-    elif method in ("md5", "scram-sha-256") and user.secret:
-        made = prepared(user)
-        if method == "md5" and made.kind != SCRAM:
-            return Secret.md5(begun_with(md5_stored(login)))
+    if method not in ("md5", "scram-sha-256"):
+        return None
+    made = None if user is None or not user.secret else prepared(user)
+    if method == "md5" and not is_asked_for_scram(app, user):
+        # No password fits what nobody has.
+        stored = os.urandom(_SALT_BYTES) if made is None else md5_stored(login)
+        return Secret.md5(begun_with(stored))
+    if made is None or made.kind == MD5:
+        scram: ScramSecret | None = nobodys_secret(app, login)
+    else:
         scram = made.scram
     if scram is None:
         return None
@@ -264,7 +277,7 @@ def scram_secret(app: Any, login: Any, user: Any, made: Prepared | None) -> Talk
     """Give the secret to check against; it is made of a password once."""
     if made is not None and made.scram is not None:
         return made.scram
-    if made is None:
+    if made is None or made.kind == MD5:
         # At once, as for everybody whose keys are known: those are derived at the
         # first login since the secret was read, so a wait would tell who is nobody.
         return nobodys_secret(app, login)
@@ -279,7 +292,8 @@ def scram_secret(app: Any, login: Any, user: Any, made: Prepared | None) -> Talk
 
 def nobodys_secret(app: Any, login: Any) -> ScramSecret:
     """Give the secret that nobody would have."""
-    return mock_secrets.secret(encode_text(login.user_name), scram_iterations(app))
+    iterations = app.registry.usual_iterations or scram_iterations(app)
+    return mock_secrets.secret(encode_text(login.user_name), iterations)
 
 
 def scram_iterations(app: Any) -> int:

@@ -3,11 +3,11 @@
 One conversation, told in the order of PgBouncer's checks, which clients can see:
 a wrong password is reported before a database that does not exist, and limits count
 before anybody is authenticated. A user who is not known goes through the same
-exchange as one with a wrong password (mock authentication), without a pool; only
-then a second startup packet begins everything anew.
+exchange as one with a wrong password (mock authentication), without a pool.
 
 SSLRequest, GSSENCRequest and CancelRequest may come at any point before the login
-is over: `login_packets` answers the first two by itself.
+is over: `login_packets` answers the first two by itself, and refuses a second
+startup packet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bouncer.errors import Disconnect, cut
 from bouncer.relay.talk import READ
 from bouncer.talks.authenticate import choose_method, exchange_for, secret_for
 from bouncer.talks.health_check import answer_check, is_check
-from bouncer.talks.login_packets import StartAgain, Talk, sort_out, start_tls
+from bouncer.talks.login_packets import CancelInstead, Talk, sort_out, start_tls
 from bouncer.talks.startup import LOGICAL, PHYSICAL, read_startup
 from bouncer.wire.messages import (
     AUTHENTICATION_OK,
@@ -70,9 +70,11 @@ class Login:
         "console",
         "database",
         "database_name",
+        "epoch",
         "is_admin",
         "is_negotiated",
         "method",
+        "packet",
         "rights",
         "rule",
         "user",
@@ -93,6 +95,10 @@ class Login:
         self.is_negotiated = False
         #: auth_type, or what an HBA line says.
         self.method = ""
+        #: The startup packet.
+        self.packet = b""
+        #: The door's, when it came.
+        self.epoch = 0
         #: The HBA line that fits, with auth_type=hba.
         self.rule: Any = None
 
@@ -108,37 +114,33 @@ def client_login(client: Any, app: Any) -> Talk:
 
 def login_by(client: Any, app: Any, code: int, body: bytes) -> Talk:
     """The login from a packet on that has been read."""
-    while True:
-        if code or not body.startswith(_STARTUP_3):
-            code, body = yield from sort_out(client, app, code, body)
-            if code == FE_PASSWORD:
-                raise Disconnect("client password pkt before startup packet")
-            if body.startswith(_CANCEL):
-                return cancel_asked(body)
-        checker = app.settings.health_check_user
-        if checker and is_check(body, checker):
-            yield from answer_check(client)
-        login = begin(client, app, body)
-        if login.console is not None and is_own_user(client, login.user_name):
-            return welcome_own_user(client, app, login)
-        admit(client, app, login)
-        if login.user is None:
-            yield from find_user(client, app, login)
-        choose_pool(client, app, login)
-        choose_method(client, app, login)
-        if login.user is None:
-            remember_nobody(client, app, login, body)
-        exchange = exchange_for(client, app, login)
-        if exchange is not None:
-            try:
-                yield from exchange
-            except StartAgain as packet:
-                code, body = 0, packet.body
-                continue
-        outcome = yield from come_in(client, app, login)
-        if login.method in REMEMBERED and login.console is None:
-            remember(client, app, login, body)
-        return outcome
+    if code or not body.startswith(_STARTUP_3):
+        code, body = yield from sort_out(client, app, code, body)
+        if code == FE_PASSWORD:
+            raise Disconnect("client password pkt before startup packet")
+        if body.startswith(_CANCEL):
+            return cancel_asked(body)
+    checker = app.settings.health_check_user
+    if checker and is_check(body, checker):
+        yield from answer_check(client)
+    login = begin(client, app, body)
+    if login.console is not None and is_own_user(client, login.user_name):
+        return welcome_own_user(client, app, login)
+    admit(client, app, login)
+    if login.user is None:
+        yield from find_user(client, app, login)
+    choose_pool(client, app, login)
+    choose_method(client, app, login)
+    remember_question(client, app, login)
+    exchange = exchange_for(client, app, login)
+    if exchange is not None:
+        try:
+            yield from exchange
+        except CancelInstead as packet:
+            return cancel_asked(packet.body)
+    outcome = yield from come_in(client, app, login)
+    remember(client, app, login)
+    return outcome
 
 
 def known_login(client: Any, app: Any, known: Any, begun: Any) -> Talk:
@@ -151,11 +153,13 @@ def known_login(client: Any, app: Any, known: Any, begun: Any) -> Talk:
     login = known.login
     try:
         yield from exchange_for(client, app, login, begun) or ()
-    except StartAgain as packet:
-        return (yield from login_by(client, app, 0, packet.body))
-    if not known.stale:
+    except CancelInstead as packet:
+        return cancel_asked(packet.body)
+    if known.is_let_in and not known.stale:
         return known
-    return (yield from come_in(client, app, login))
+    outcome = yield from come_in(client, app, login)
+    remember(client, app, login)
+    return outcome
 
 
 def come_in(client: Any, app: Any, login: Login) -> Talk:
@@ -169,9 +173,13 @@ def come_in(client: Any, app: Any, login: Login) -> Talk:
 
 
 def is_usual(client: Any, app: Any, login: Login) -> bool:
-    """Say whether the next one with this packet will be treated like *client*."""
+    """Say whether the next one with this packet will be treated like *client*.
+
+    What has been weighed must still hold: a RELOAD may have come in between.
+    """
     return (
-        client.tls_object is None
+        login.epoch == app.door.epoch
+        and client.tls_object is None
         and not client.replication
         and not login.is_negotiated
         and not app.settings.application_name_add_host
@@ -179,14 +187,19 @@ def is_usual(client: Any, app: Any, login: Login) -> bool:
     )
 
 
-def remember(client: Any, app: Any, login: Login, body: bytes) -> None:
+def remember(client: Any, app: Any, login: Login) -> None:
     """Spare the next one with this packet what has just been found out."""
-    if not login.user.in_auth_file or not is_usual(client, app, login):
+    if (
+        login.method not in REMEMBERED
+        or login.console is not None
+        or not login.user.in_auth_file
+        or not is_usual(client, app, login)
+    ):
         return
     limits = app.limits
     app.door.remember(
         client,
-        body,
+        login.packet,
         login,
         login.method != "trust",
         secret_for(app, login),
@@ -199,26 +212,37 @@ def remember(client: Any, app: Any, login: Login, body: bytes) -> None:
     )
 
 
-def remember_nobody(client: Any, app: Any, login: Login, body: bytes) -> None:
-    """Ask the next nobody with this packet as soon as somebody would be asked."""
+def remember_question(client: Any, app: Any, login: Login) -> None:
+    """Ask the next one with this packet at once, whoever may come in with it or not.
+
+    Nobody and somebody whose password is wrong cost the same: so neither is told by it.
+    """
+    user = login.user
     if (
         login.method not in ("md5", "scram-sha-256")
         or login.console is not None
-        or login.user_name in app.registry.users
         or not is_usual(client, app, login)
+        or (user is not None and not user.in_auth_file)
+        or (user is None and login.user_name in app.registry.users)
     ):
         return
-    database = login.database
+    secret = secret_for(app, login)
+    if secret is None:
+        return
+    database, limits = login.database, app.limits
     app.door.remember(
         client,
-        body,
+        login.packet,
         login,
         True,
-        secret_for(app, login),
+        secret,
         attempt_text(client, login) if app.settings.log_connections else None,
-        (app.limits.max_db_clients(database) if database is not None else 0, 0),
-        (b"", b""),
-        no_such_user(login),
+        (
+            limits.max_db_clients(database) if database is not None else 0,
+            limits.max_user_clients(user.account) if user is not None else 0,
+        ),
+        None,
+        no_such_user(login) if user is None else None,
     )
 
 
@@ -247,14 +271,12 @@ def begin(client: Any, app: Any, body: bytes) -> Login:
         and not client.is_unix
     ):
         raise Disconnect("SSL required")
-    if client.pool is not None:
-        raise Disconnect("client re-sent startup pkt")
-    client.user = client.user_state = None
     start = read_startup(client, settings, body)
     app.limits.admit_socket(client, start.database)
     if start.negotiation:
         client.write(start.negotiation)
     login = Login(start.user, start.database)
+    login.packet, login.epoch = body, app.door.epoch
     login.is_negotiated = bool(start.negotiation)
     login.console = app.consoles.get(start.database)
     login.database = app.registry.find_database(start.database, client)

@@ -16,10 +16,14 @@ from bouncer.wire.messages import AUTHENTICATION_OK, FE_TERMINATE, READY_IDLE
 
 # The protocol's version stands before the parameters.
 VERSION = 4
+# A check has nothing but a name to send; a longer packet is not taken apart for it.
+LONGEST_CHECK = 1024
 
 
 def is_check(body: bytes, user: str) -> bool:
     """Does the startup packet *body* name the user of health checks?"""
+    if len(body) > LONGEST_CHECK:
+        return False
     words = body[VERSION:].split(b"\0")
     wanted = user.encode("utf-8", "surrogateescape")
     return (b"user", wanted) in zip(words[::2], words[1::2], strict=False)

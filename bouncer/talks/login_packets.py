@@ -1,7 +1,9 @@
 """The packets that may come before a login is over.
 
 SSLRequest and GSSENCRequest are answered here, at any point of a login; whoever
-waits sees only startup packets, cancel requests and passwords.
+waits sees only startup packets, cancel requests and passwords. A login has one
+startup packet: limits, HBA lines and mock authentication have weighed its names, so
+a second one, for whomever, ends the connection.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Generator
 from struct import Struct
-from typing import Any
+from typing import Any, NoReturn
 
 from bouncer import log
 from bouncer.auth import tls
@@ -26,11 +28,16 @@ from bouncer.wire.messages import (
 
 Talk = Generator[Any, Any, Any]
 
+# Requests in a row that are answered; each driver sends one of a kind at most.
+MOST_REQUESTS = 16
+
 _INT32 = Struct("!I")
+_CANCEL = _INT32.pack(REQUEST_CANCEL)
+_STARTUP_2 = _INT32.pack(REQUEST_STARTUP_2)
 
 
-class StartAgain(Exception):
-    """A packet that is no password came where one was awaited."""
+class CancelInstead(Exception):
+    """A cancel request came where a password was awaited."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__()
@@ -42,7 +49,7 @@ def sort_out(client: Any, app: Any, code: int, body: bytes) -> Talk:
 
     *code* and *body* are the packet that was just read.
     """
-    while True:
+    for _ in range(MOST_REQUESTS):
         if code == FE_PASSWORD:
             return code, body
         if code:
@@ -65,6 +72,7 @@ def sort_out(client: Any, app: Any, code: int, body: bytes) -> Talk:
             shown = (_INT32.pack(len(body) + 4) + body[:4]).hex()
             raise Disconnect(f"bad packet header: '{shown}'")
         code, body = yield READ
+    raise Disconnect("bad packet", notify=False)
 
 
 def read_password(client: Any, app: Any) -> Talk:
@@ -73,8 +81,17 @@ def read_password(client: Any, app: Any) -> Talk:
     if code != FE_PASSWORD:
         code, body = yield from sort_out(client, app, code, body)
         if code != FE_PASSWORD:
-            raise StartAgain(body)
+            if not body.startswith(_CANCEL):
+                refuse_second_startup(body)
+            raise CancelInstead(body)
     return body
+
+
+def refuse_second_startup(body: bytes) -> NoReturn:
+    """End a login that sends a startup packet again."""
+    if body.startswith(_STARTUP_2):
+        raise Disconnect("old V2 protocol not supported")
+    raise Disconnect("client re-sent startup pkt")
 
 
 def answer_ssl_request(client: Any, app: Any) -> Talk:

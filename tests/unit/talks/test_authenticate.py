@@ -1,11 +1,10 @@
 """Each method against each kind of secret, and against nobody."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
-from bouncer.auth.derive import MAX_ITERATIONS, derive, deriver
+from bouncer.auth.derive import MAX_ITERATIONS, derive
 from bouncer.auth.md5 import hash_password
 from bouncer.errors import Disconnect
 from bouncer.talks.client_login import client_login
@@ -169,11 +168,10 @@ def test_md5_asks_for_scram_when_the_secret_is_scram(client: FakeClient) -> None
     assert client.user == "ann"
 
 
-def test_scram_with_an_md5_secret_fails_after_the_first_message(
-    client: FakeClient, logged: Lines
-) -> None:
+def test_scram_with_an_md5_secret_fails(client: FakeClient, logged: Lines) -> None:
+    them = ScramUser(PASSWORD)
     talk = client_login(client, app_of("scram-sha-256", "md5"))
-    found = refused(talk, client, startup(), ScramUser(PASSWORD).first)
+    found = refused(talk, client, startup(), them.first, them.final)
     assert found.reason == SASL_FAILED
     assert logged.take()[-1] == (
         "ERROR C: p0/ann SCRAM authentication failed: user has MD5 secret"
@@ -289,35 +287,6 @@ def test_secret_with_a_huge_count_is_not_derived(
     assert logged.take()[-1] == (
         "ERROR C: p0/ann SCRAM iteration count 1000001 is above the limit of 1000000"
     )
-
-
-@pytest.mark.regression(17)
-def test_nobody_takes_as_long_as_somebody(
-    logged: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Names nobody had given before waited for a derivation that others do not need.
-
-    Those who exist wait for one where a password in clear meets a stored SCRAM secret.
-    """
-    naps: list[float] = []
-
-    async def nap(seconds: float) -> None:
-        naps.append(seconds)
-
-    monkeypatch.setattr(deriver, "last_claim", 0.0)
-    assert attempt(app_of("scram-sha-256"), "scram-sha-256", PASSWORD) is None
-    assert attempt(app_of("plain"), "plain", PASSWORD) is None
-    with monkeypatch.context() as patch:
-        patch.setattr(asyncio, "sleep", nap)
-        attempt(app_of("scram-sha-256"), "scram-sha-256", b"guess", "ghost")
-        attempt(app_of("plain"), "plain", b"guess", "ghost")
-        assert naps == []
-    assert attempt(app_of("plain", "scram"), "plain", PASSWORD) is None
-    assert deriver.last_claim > 0
-    monkeypatch.setattr(asyncio, "sleep", nap)
-    attempt(app_of("scram-sha-256"), "scram-sha-256", b"guess", "ghost")
-    attempt(app_of("plain"), "plain", b"guess", "ghost")
-    assert naps == [deriver.last_claim]
 
 
 def test_no_secret_is_ever_logged(

@@ -375,20 +375,6 @@ def test_error_of_the_first_server_reaches_the_waiting_login(
     assert (found.reason, found.sqlstate) == ("no such database", "3D000")
 
 
-def test_second_startup_packet_is_refused(client: FakeClient) -> None:
-    app = app_of(auth_type="md5")
-    assert reason(client, app, startup(), startup()) == "client re-sent startup pkt"
-
-
-def test_second_startup_packet_after_mock_authentication_begins_anew(
-    client: FakeClient,
-) -> None:
-    app = app_of(auth_type="md5")
-    inputs = (startup("ghost"), startup(), md5_answer(b"ann", b"secret"))
-    assert login(client, app, *inputs) is None
-    assert client.user == "ann"
-
-
 def test_requests_may_come_during_the_password_exchange(client: FakeClient) -> None:
     app = app_of(auth_type="md5")
     app.client_tls = object()
