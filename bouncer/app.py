@@ -47,12 +47,12 @@ from bouncer.talks.client_login import (
     come_in,
     known_login,
 )
+from bouncer.talks.login_packets import introduce
 
 JANITOR_PERIOD = 1 / 3  # seconds
 MAX_BUFFER = 16 << 20  # bytes; nobody means more by pkt_buf
 RANDOM_KEYS = 64  # cancel keys made from one read of randomness
 TLS_FIRST_BYTE = 0x16  # a TLS handshake record
-IP_FAMILIES = ("tcp4", "tcp6")  # of a PROXY header
 
 
 class Bouncer:
@@ -418,22 +418,9 @@ class Bouncer:
         if header is None:
             return 0
         if not header.local:
-            self.introduce(client, header)
+            introduce(client, header)
         length: int = header.length
         return length
-
-    def introduce(self, client: Any, header: Any) -> None:
-        """A balancer has said who *client* is.
-
-        One that is not reached by IP (the balancer's Unix socket, an unknown family)
-        keeps the connection's own address: HBA lines see the balancer, and a header
-        makes nobody local. Behind our own Unix socket it keeps being local, but is
-        not the balancer's OS user.
-        """
-        if header.family in IP_FAMILIES:
-            client.set_peer(header.source, header.source_port)
-        else:
-            client.peer_uid = -1
 
     def login_over(self, client: Any, outcome: Any) -> None:
         """A talk of *client* has ended: a login, or a console session."""

@@ -8,6 +8,7 @@ what the check itself cannot see is not called missing.
 import grp
 import os
 import pwd
+import re
 import resource
 import stat
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from bouncer.check.findings import ERROR, WARNING, Finding, at
 from bouncer.check.front import front
 from bouncer.check.reading import Reading, source_of
 from bouncer.config.hba import HOSTSSL, HbaLine
-from bouncer.config.params import PARAMS
+from bouncer.config.params import AUTH_QUERY, PARAMS
 from bouncer.config.settings import Settings
 from bouncer.errors import ConfigError
 
@@ -37,6 +38,17 @@ TLS_FILES: Final = (
 )
 # Ways to log in that need an entry in auth_file, or auth_query.
 FROM_FILE: Final = ("md5", "plain", "trust", "scram-sha-256", "cert")
+# What a query reads and calls, where the name has no schema before it.
+LITERALS: Final = re.compile(r"'[^']*'")
+NAME: Final = r'("[^"]+"|[A-Za-z_][\w$]*)'
+SOURCES: Final = re.compile(
+    rf"\b(?:from|join)\s+(?:only\s+|lateral\s+)?{NAME}(?![\w$\"]|\s*\.)", re.I
+)
+CALLS: Final = re.compile(rf"(?<![\w$.\"]){NAME}\s*\(")
+SQL_WORDS: Final = frozenset(
+    "and any as case cast coalesce else exists from greatest if in join lateral least "
+    "not nullif on only or select then union values when where with".split()
+)
 # How many names a warning lists.
 ENOUGH: Final = 5
 
@@ -210,6 +222,34 @@ def methods(reading: Reading) -> Iterator[Finding]:
                 yield about_line(database.source, database.name, text)
 
 
+def lookups(reading: Reading) -> Iterator[Finding]:
+    """Clients that could say what auth_query means."""
+    s = reading.config.settings
+    for database in reading.config.databases.values():
+        user = database.auth_user or s.auth_user
+        sql = database.auth_query or s.auth_query
+        where = database.auth_dbname or s.auth_dbname or database.name
+        asked = reading.config.databases.get(where)
+        if not user or asked is None or asked.user != user:
+            continue
+        names = [] if sql == AUTH_QUERY else without_schema(sql)
+        if names:
+            yield about_line(
+                database.source,
+                database.name,
+                f"clients of {where} are auth_user, too, and may say by search_path "
+                f"what auth_query means by {a_few(names)}",
+                "name the schema, or another user",
+            )
+
+
+def without_schema(sql: str) -> list[str]:
+    """Return what a query takes rows from or calls without naming a schema."""
+    bare = LITERALS.sub("''", sql)
+    found = [*SOURCES.findall(bare), *CALLS.findall(bare)]
+    return sorted({name for name in found if name.lower() not in SQL_WORDS})
+
+
 def somebody(reading: Reading) -> Iterator[Finding]:
     """Nobody that could log in."""
     config, s = reading.config, reading.config.settings
@@ -365,6 +405,7 @@ RULES: Final = (
     descriptors,
     secrecy,
     methods,
+    lookups,
     secrets,
     tls,
     tls_setup,

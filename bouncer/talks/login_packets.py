@@ -34,6 +34,21 @@ MOST_REQUESTS = 16
 _INT32 = Struct("!I")
 _CANCEL = _INT32.pack(REQUEST_CANCEL)
 _STARTUP_2 = _INT32.pack(REQUEST_STARTUP_2)
+_IP_FAMILIES = ("tcp4", "tcp6")
+
+
+def introduce(client: Any, header: Any) -> None:
+    """A PROXY header has said who *client* is.
+
+    One whom the balancer did not meet by IP (its Unix socket, an unknown family)
+    keeps the connection's own address: HBA lines see the balancer, and a header
+    makes nobody local. Behind our own Unix socket it keeps being local, but is not
+    the balancer's OS user.
+    """
+    if header.family in _IP_FAMILIES:
+        client.set_peer(header.source, header.source_port)
+    else:
+        client.peer_uid = -1
 
 
 class CancelInstead(Exception):
