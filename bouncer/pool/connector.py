@@ -89,11 +89,11 @@ class Connector:
         server.address_text = address.text
         try:
             sock, connected = connect_nonblocking(address.family, address.sockaddr)
-        except OSError as error:
-            log.warning(
-                f"sbuf_connect failed to connect to {where(address)}: {error.strerror}"
-            )
-            if error.errno in OUT_OF_MEANS:
+        except (OSError, OverflowError) as error:
+            # OverflowError: a port that is none.
+            reason = getattr(error, "strerror", None) or error
+            log.warning(f"sbuf_connect failed to connect to {where(address)}: {reason}")
+            if getattr(error, "errno", 0) in OUT_OF_MEANS:
                 self.app.poller.put_off(lambda: self.out_of_means(server))
             else:
                 self.app.poller.put_off(lambda: self.failed(server))

@@ -43,13 +43,16 @@ class Verdict(NamedTuple):
 
 
 NO_ROOM = "pool full"
+# A connect may fail at once (no such socket, a port that is none): without a pause
+# behind it the next one would follow for ever.
+SHORTEST_RETRY = 0.01  # seconds
 
 
 def may_open(view: PoolView) -> Verdict:
     """The rules in the order of server sheet 16.1."""
     if view.logins >= max(view.parallel_logins, 1):
         return Verdict(False, "already in progress")
-    if view.failed and view.since_attempt < view.login_retry:
+    if view.failed and view.since_attempt < max(view.login_retry, SHORTEST_RETRY):
         return Verdict(False, "last failed")
     if view.cancels:
         if view.pool_size and view.connections >= 2 * view.pool_size:

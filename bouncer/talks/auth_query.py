@@ -59,6 +59,7 @@ _QUALIFIED = (
     "THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid "
     "WHERE rolname OPERATOR(pg_catalog.=) $1 AND rolcanlogin"
 )
+MOST_MESSAGES = 10_000  # of one answer; none of them is kept
 
 
 def text_of(sql: str) -> str:
@@ -82,7 +83,7 @@ def auth_query(server: Any, sql: str, user_name: str) -> Talk:
         + SYNC
     )
     found: tuple[str, str | None] | None = None
-    while True:
+    for _ in range(MOST_MESSAGES):
         code, body = yield READ
         try:
             if code == BE_DATA_ROW:
@@ -107,12 +108,13 @@ def auth_query(server: Any, sql: str, user_name: str) -> Talk:
                 raise Disconnect("unexpected response from auth_query", notify=False)
         except ProtocolError:
             raise Disconnect("bad packet", notify=False) from None
+    raise Disconnect("unexpected response from auth_query", notify=False)
 
 
 def discard_all(server: Any) -> Talk:
     """Forget what clients have left in the session."""
     server.write(DISCARD_ALL)
-    while True:
+    for _ in range(MOST_MESSAGES):
         code, body = yield READ
         if code == BE_READY:
             if body != _IDLE:
@@ -126,6 +128,7 @@ def discard_all(server: Any) -> Talk:
             raise Disconnect("error response from auth_query", notify=False)
         elif code not in (BE_COMMAND_COMPLETE, BE_NOTICE):
             raise Disconnect("unexpected response from auth_query", notify=False)
+    raise Disconnect("unexpected response from auth_query", notify=False)
 
 
 def check_columns(count: int) -> None:
@@ -137,8 +140,8 @@ def check_columns(count: int) -> None:
 
 def take_row(body: bytes) -> tuple[str, str | None]:
     """Give name and secret of a row; never a part of either."""
+    check_columns(parse_column_count(body))
     values = parse_data_row(body)
-    check_columns(len(values))
     name, secret = values
     if name is None:
         text = "auth_query response contained null user name"

@@ -17,7 +17,10 @@ from bouncer.wire.messages import (
 )
 
 Row = tuple[str | None, ...]
-MAX_ROWS = 1000  # a probe asks for a handful; nobody shall fill our memory
+# A probe asks for a handful; nobody shall fill our memory.
+MAX_ROWS = 1000
+MAX_BYTES = 1 << 20  # of the whole answer
+MAX_MESSAGES = 10_000
 
 
 def probe(server: Any, sql: str) -> Generator[Any, Any, list[Row] | ServerError]:
@@ -25,10 +28,12 @@ def probe(server: Any, sql: str) -> Generator[Any, Any, list[Row] | ServerError]
     rows: list[Row] = []
     error: ServerError | None = None
     server.write(query(sql))
-    while True:
+    size = 0
+    for _ in range(MAX_MESSAGES):
         code, body = yield READ
         if code == BE_DATA_ROW:
-            if len(rows) == MAX_ROWS:
+            size += len(body)
+            if len(rows) == MAX_ROWS or size > MAX_BYTES:
                 raise Disconnect("unexpected response from probe")
             rows.append(
                 tuple(
@@ -43,3 +48,4 @@ def probe(server: Any, sql: str) -> Generator[Any, Any, list[Row] | ServerError]
             if body != b"I":
                 raise Disconnect("unexpected response from probe")
             return rows if error is None else error
+    raise Disconnect("unexpected response from probe")

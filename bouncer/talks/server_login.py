@@ -71,6 +71,10 @@ _YES = 0x53  # 'S'
 _NO = 0x4E  # 'N'
 # PgBouncer builds this message in a buffer of 512 bytes.
 LONGEST_PACKET = 512
+# What a server may tell before it is ready: PostgreSQL sends 15 parameters.
+MOST_TOLD = 1000  # parameters, notices and keys
+MOST_TOLD_BYTES = 1 << 20
+LONGEST_SCRAM = 8192  # bytes of a SCRAM message of a server
 # What a connect_query may be answered with besides what any login message may be.
 _RESULTS = (BE_ROW_DESCRIPTION, BE_DATA_ROW, BE_COMMAND_COMPLETE, BE_EMPTY_QUERY)
 
@@ -78,23 +82,33 @@ _RESULTS = (BE_ROW_DESCRIPTION, BE_DATA_ROW, BE_COMMAND_COMPLETE, BE_EMPTY_QUERY
 class ServerLogin:
     """What a login has told: parameters in their order, the cancel key."""
 
-    __slots__ = ("cancel_key", "parameters")
+    __slots__ = ("cancel_key", "parameters", "told", "told_bytes")
 
     def __init__(self) -> None:
         self.parameters: list[tuple[str, str]] = []
         self.cancel_key = b"\0" * CANCEL_KEY
+        #: Messages that were no requests, and their bytes.
+        self.told = self.told_bytes = 0
+
+    def count(self, body: bytes) -> bool:
+        """Count one; False when a server that means well would have stopped."""
+        self.told += 1
+        self.told_bytes += len(body)
+        return self.told <= MOST_TOLD and self.told_bytes <= MOST_TOLD_BYTES
 
 
 class Exchange:
     """How far the authentication has come."""
 
-    __slots__ = ("continued", "credentials", "done", "scram")
+    __slots__ = ("asked", "continued", "credentials", "done", "scram")
 
     def __init__(self, credentials: Any) -> None:
         self.credentials = credentials
         #: SCRAM, once the server has asked for it.
         self.scram: ClientSide | None = None
         self.continued = False
+        #: A password has been asked for.
+        self.asked = False
         #: The server's signature was right, or no SCRAM was asked for.
         self.done = True
 
@@ -111,6 +125,8 @@ def server_login(server: Any, app: Any) -> Talk:
     while True:
         code, body = yield READ
         if code == BE_AUTHENTICATION:
+            if accepted:
+                protocol_error(server, "protocol error: request after AuthenticationOk")
             accepted = yield from answer(server, exchange, body)
         elif code == BE_READY and accepted:
             break
@@ -128,6 +144,9 @@ def server_login(server: Any, app: Any) -> Talk:
 
 def take_message(server: Any, login: ServerLogin, code: int, body: bytes) -> None:
     """Note a message that may come at any point of a login."""
+    if not login.count(body):
+        log.error(f"{server.prefix} server sends messages without end in its login")
+        raise Disconnect("too many messages from server", notify=False)
     if code == BE_PARAMETER_STATUS:
         try:
             name, value = parse_parameter_status(body)
@@ -218,6 +237,10 @@ def answer(server: Any, exchange: Exchange, body: bytes) -> Talk:
                 "AuthenticationSASLFinal",
             )
         return True
+    if code in (AUTH_CLEARTEXT, AUTH_MD5):
+        if exchange.asked:
+            protocol_error(server, "protocol error: password requested again")
+        exchange.asked = True
     if code == AUTH_CLEARTEXT:
         server.write(password_message(encode_text(credentials.secret)))
     elif code == AUTH_MD5:
@@ -327,6 +350,8 @@ def continue_scram(server: Any, exchange: Exchange, rest: bytes) -> Talk:
             "SCRAM exchange protocol error: received second AuthenticationSASLContinue",
         )
     exchange.continued = True
+    if len(rest) > LONGEST_SCRAM:
+        protocol_error(server, "SCRAM exchange protocol error: message is too long")
     try:
         scram.server_first(rest)
     except ScramError as error:

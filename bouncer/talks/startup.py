@@ -7,6 +7,7 @@ client's `options` are kept whole for PostgreSQL instead of being taken apart.
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any
 
@@ -37,9 +38,15 @@ _BAD_OPTIONS = (
 )
 _NO_TERMINATOR = "invalid startup packet layout: expected terminator as last byte"
 _SPACE = 0x20
-_BACKSLASH = 0x5C
-# What ends a piece of `options`; only blanks are skipped between pieces.
-_WHITE = frozenset(b" \t\n\v\f\r")
+# Before anybody is known, a packet of 64 kB must not cost milliseconds. Drivers send
+# ten parameters, and people write as many options.
+MOST_PARAMETERS = 200
+MOST_OPTIONS = 200
+_BLANKS = re.compile(rb" *")
+# A piece of `options` ends with white space; a backslash makes the next byte literal.
+# Only blanks are skipped between pieces.
+_PIECE = re.compile(rb"(?:[^ \t\n\v\f\r\\]+|\\.?)*", re.DOTALL)
+_ESCAPED = re.compile(rb"\\(.?)", re.DOTALL)
 
 
 class Startup:
@@ -110,6 +117,8 @@ def read_startup(client: Any, settings: Settings, body: bytes) -> Startup:
 
 
 def _take_apart(client: Any, rules: Rules, body: bytes) -> Startup:
+    if body.count(b"\0", 4) > 2 * MOST_PARAMETERS + 1:
+        raise Disconnect("invalid startup packet layout: too many parameters")
     params, terminated = parse_startup(body[4:])
     replication = 0
     kept_options = None
@@ -174,7 +183,9 @@ def _take_options(
 ) -> None:
     """Take the settings out of `options`: -c name=value, --name=value."""
     at, size = 0, len(value)
-    while at < size:
+    for _ in range(MOST_OPTIONS):
+        if at >= size:
+            return
         at = _skip_blanks(value, at)
         if value.startswith(b"-c", at):
             at = _skip_blanks(value, at + 2)
@@ -194,6 +205,8 @@ def _take_options(
         # A blank promises another piece.
         if at == size - 1 and value[at] == _SPACE:
             raise Disconnect(_BAD_OPTIONS)
+    if at < size:
+        raise Disconnect("unsupported options startup parameter: too many options")
 
 
 def _checked(name: str, value: bytes) -> str:
@@ -209,22 +222,19 @@ def _checked(name: str, value: bytes) -> str:
 
 
 def _skip_blanks(value: bytes, at: int) -> int:
-    while at < len(value) and value[at] == _SPACE:
-        at += 1
-    return at
+    found = _BLANKS.match(value, at)
+    return at if found is None else found.end()
 
 
 def _unescape(value: bytes, at: int) -> tuple[bytes, int]:
     """Read up to white space; a backslash makes the next character literal."""
-    piece = bytearray()
-    while at < len(value) and value[at] not in _WHITE:
-        if value[at] == _BACKSLASH:
-            at += 1
-            if at == len(value):
-                break
-        piece.append(value[at])
-        at += 1
-    return bytes(piece), at
+    found = _PIECE.match(value, at)
+    if found is None:
+        return b"", at
+    piece = found.group()
+    if b"\\" in piece:
+        piece = _ESCAPED.sub(rb"\1", piece)
+    return piece, found.end()
 
 
 def _refuse(client: Any, text: str, name: bytes, value: bytes) -> None:

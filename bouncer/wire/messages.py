@@ -53,6 +53,9 @@ _TWO_INT32 = Struct("!II")
 # Table oid, column number, type oid, type length, type modifier, format.
 _COLUMN = Struct("!IhIhih")
 
+# PostgreSQL's errors have 18 kinds of fields, its requests two mechanisms.
+MOST_FIELDS = 64
+
 _NULL = b"\xff\xff\xff\xff"
 
 AUTH_OK = 0
@@ -332,12 +335,12 @@ def parse_authentication(body: bytes) -> tuple[int, bytes]:
 def parse_sasl_mechanisms(rest: bytes) -> list[bytes]:
     """List the mechanisms of an AuthenticationSASL."""
     end = rest.find(b"\0\0")
-    return rest[: end if end >= 0 else len(rest)].split(b"\0")
+    return rest[: end if end >= 0 else len(rest)].split(b"\0", MOST_FIELDS)
 
 
 def parse_parameter_status(body: bytes) -> tuple[str, str]:
     """Give name and value of a ParameterStatus."""
-    pieces = body.split(b"\0")
+    pieces = body.split(b"\0", 3)
     if len(pieces) != 3 or pieces[2]:
         raise ProtocolError("broken ParameterStatus packet")
     return decode_text(pieces[0]), decode_text(pieces[1])
@@ -350,7 +353,7 @@ def parse_fields(body: bytes) -> dict[str, str]:
     fields that are whole.
     """
     fields: dict[str, str] = {}
-    pieces = body.split(b"\0")
+    pieces = body.split(b"\0", MOST_FIELDS)
     for piece in pieces[:-1]:
         if not piece:
             break
@@ -371,6 +374,8 @@ def parse_data_row(body: bytes) -> list[bytes | None]:
     if len(body) < 2:
         raise ProtocolError("malformed DataRow")
     count: int = _INT16.unpack_from(body)[0]
+    if len(body) < 2 + 4 * count:
+        raise ProtocolError("malformed DataRow")
     at = 2
     values: list[bytes | None] = []
     for _ in range(count):

@@ -110,3 +110,9 @@ def test_fair_wait_counts_how_much_longer_the_other_has_waited():
     assert not gives_way(own_wait=0.1, rival_wait=0.5, margin=0.5)
     assert gives_way(own_wait=9.0, rival_wait=9.5, margin=0.5)
     assert not gives_way(own_wait=0.0, rival_wait=99.0, margin=0.0)
+
+
+def test_no_attempt_follows_at_once_on_one_that_failed_at_once():
+    """With `server_login_retry` = 0 they followed each other without end."""
+    assert not verdict(failed=True, since_attempt=0, login_retry=0).open
+    assert verdict(failed=True, since_attempt=0.01, login_retry=0).open
