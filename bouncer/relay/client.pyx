@@ -926,6 +926,7 @@ cdef class Client(Stream):
         """Login is over: from now on messages are relayed."""
         self.started = True
         self.specials = False
+        self.forget_kept()
         self.state = CL_ACTIVE
         return 0
 

@@ -43,6 +43,7 @@ cdef class Poller:
         list unsent             # streams with queued output
         list later              # callables put off to the end of the round
         list turns              # streams whose talk has stopped in favour of others
+        Py_ssize_t logins_kept  # bytes, as Stream.may_keep counts them
         int64_t talks_until     # when the talks of this round have had their share
         bint busy               # inside dispatch
         bint rung               # the loop is to call dispatch in any case

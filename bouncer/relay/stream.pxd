@@ -15,6 +15,9 @@ cdef enum:
     LOGIN_HELD = 65536          # received and not used: one startup packet of any size
     LOGIN_UNSENT = 16384        # what it does not read of our answers
     LOGIN_TLS = 32768           # a handshake, all its certificates included
+    LOGIN_SMALL = 4096          # messages that are not counted
+    LOGIN_TIMES = 5             # a message, and its text at four bytes a character
+    LOGINS_KEPT = 33554432      # what the talks of all logins may keep of larger ones
     TLS_READ = 16384            # what TLS is given at once meanwhile
     TALK_MESSAGES = 16          # of one talk before others get a turn
     MODEST_READ = 8192          # bytes read at a time from who may have to wait
@@ -49,6 +52,7 @@ cdef class Stream:
         object tls_in
         object tls_out
         uint32_t tls_seen       # bytes of the handshake
+        Py_ssize_t kept         # bytes that its login is taken to keep of large messages
         readonly int64_t connected_at   # monotonic microseconds
         public int64_t received_at      # last bytes from the peer, same clock
         # Raw peer address: formatted only when somebody looks
@@ -80,6 +84,8 @@ cdef class Stream:
     cdef bint talk_reads(self) except -1
     cdef bint talk_may_go_on(self) except -1
     cdef bint is_crowded(self) except -1
+    cdef bint may_keep(self, Py_ssize_t count) noexcept
+    cdef int forget_kept(self) noexcept
     cdef int pause_talk(self) except -1
     cdef int go_on_talking(self) except -1
     cdef int settle_reading(self) except -1

@@ -19,6 +19,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
+from bouncer.errors import Disconnect
 from bouncer.relay.poller cimport READ_SIZE, Poller
 from bouncer.relay.sockets cimport (
     AF_INET, AF_INET6, AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
@@ -272,6 +273,26 @@ cdef class Stream:
             self.flush_out()
         return buf_size(&self.out) > most
 
+    cdef bint may_keep(self, Py_ssize_t count) noexcept:
+        """May a login have a message of so many bytes? What it keeps is its affair.
+
+        Each may be large; all together, of people nobody knows yet, may not.
+        """
+        if count <= LOGIN_SMALL:
+            return True
+        count *= LOGIN_TIMES
+        if self.poller.logins_kept + count > LOGINS_KEPT:
+            return False
+        self.kept += count
+        self.poller.logins_kept += count
+        return True
+
+    cdef int forget_kept(self) noexcept:
+        """The login is over."""
+        self.poller.logins_kept -= self.kept
+        self.kept = 0
+        return 0
+
     cdef int pause_talk(self) except -1:
         self.talk_paused = True
         return self.pause_reading()
@@ -379,6 +400,9 @@ cdef class Stream:
                     break
                 if count - pos < length:
                     break
+                if not self.may_keep(length):
+                    talk.step(None, Disconnect("too many large logins at once"))
+                    break
                 body = (p + pos + 4)[:length - 4]
                 self.behind = count - pos - length
                 pos += length
@@ -393,6 +417,9 @@ cdef class Stream:
                     self.too_long(code, length)
                     break
                 if count - pos - 1 < length:
+                    break
+                if self.specials and not self.may_keep(length):
+                    talk.step(None, Disconnect("too many large logins at once"))
                     break
                 body = (p + pos + HEADER)[:length - 4]
                 self.behind = count - pos - 1 - length
@@ -636,6 +663,7 @@ cdef class Stream:
             send_bytes(self.fd, self.out.data + self.out.start, buf_size(&self.out),
                        MSG_DONTWAIT | MSG_NOSIGNAL)
         self.closed = True
+        self.forget_kept()
         self.poller.release_slot(self)
         if self.fd >= 0:
             close(self.fd)

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from bouncer.errors import Disconnect
 from bouncer.relay.poller import Poller
 from bouncer.relay.server import Server
 from bouncer.relay.talk import READ, Waiter
@@ -13,6 +14,7 @@ from tests.relay.harness import ServerEnd
 
 HELD = 65536  # a login's, stream.pxd
 HIGH_WATER = 262144
+LOGINS_KEPT = 32 << 20
 LOGIN_UNSENT = 16384
 MESSAGES = 16  # of one talk per round
 FLOOD = f.message(b"p", b"x" * 1000) * 4000
@@ -197,6 +199,34 @@ def test_client_that_leaves_its_answers_unread_is_noticed(relay):
         assert not end.client.closed
         end.close()
         assert end.client.closed
+
+
+def test_large_logins_of_all_together_are_bounded(relay):
+    """A name of 60 kB is five times as much in the end: 350 MB for 1000 clients."""
+    r = relay()
+    told = []
+
+    def talk(client):
+        try:
+            yield READ
+        except Disconnect as problem:
+            told.append(problem.reason)
+            raise
+        yield Waiter()
+
+    large = struct.pack("!II", 60_000, 196608) + b"x" * 59_992
+    log_in_by(r, talk)
+    fine = LOGINS_KEPT // (5 * 60_000)
+    ends = [r.client() for _ in range(fine + 3)]
+    for end in ends:
+        end.send(large)
+    assert told == ["too many large logins at once"] * 3
+    assert [end.client.closed for end in ends] == [False] * fine + [True] * 3
+    ends[0].close()
+    r.client().send(STARTUP)  # small ones are always fine
+    ends.append(r.client())
+    ends[-1].send(large)
+    assert len(told) == 3
 
 
 # Turns
