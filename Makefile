@@ -4,7 +4,7 @@
 #   VENV=...          where the virtual environment goes
 #   BOUNCER_DEBUG=1   a build that counts objects and checks itself
 #   RECORD=1          let `bench-count` write down what it has counted
-#   FUZZ_SECONDS=...  how long each live test of `fuzz` goes on
+#   FUZZ_SECONDS=...  how long `fuzz` goes on in all
 #   JOBS=3            how many processes share the files of `test`
 #   POOLER=...        the program that `test`, `live`, `compat` drive, instead of ours
 
@@ -28,7 +28,7 @@ debug_CFLAGS := -O1 -g -fwrapv -DBOUNCER_DEBUG=1
 release_CFLAGS := -O2 -g0 -fwrapv -DNDEBUG
 
 .PHONY: build demo test lint unit live compat adversity bench bench-short bench-count \
-	soak fuzz outside outside-short dist clean distclean
+	soak fuzz fuzz-again fuzz-keep outside outside-short dist clean distclean
 
 build: $(BUILT)
 
@@ -105,13 +105,31 @@ outside: build $(VENV)/testable
 outside-short: build $(VENV)/testable
 	$(BIN)/python -m tests.hostile --short
 
-# Properties with many examples, then random bytes against a live pooler for a while.
+# Of the time two thirds are guided by coverage (tests/fuzz/__main__.py); the rest is for
+# properties with many examples, and for random bytes against a live pooler.
 FUZZ_SECONDS ?= 600
+LIVE_SECONDS = $(shell expr $(FUZZ_SECONDS) / 15 + 1)
 
-fuzz: build $(VENV)/testable
-	$(PYTEST) --hypothesis-profile=fuzz -m "not slow" --timeout=3600 \
+fuzz: build $(VENV)/testable $(VENV)/fuzzable
+	$(BIN)/python -m tests.fuzz --seconds $$(expr $(FUZZ_SECONDS) \* 2 / 3)
+	FUZZ_EXAMPLES=$$(expr $(FUZZ_SECONDS) \* 2) $(PYTEST) --hypothesis-profile=fuzz \
+		-m "hypothesis and not slow" --timeout=3600 \
 		tests/unit tests/relay tests/fuzz/test_relay.py
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTEST) $(POOLER_OPTION) -s tests/fuzz/test_live.py
+	FUZZ_SECONDS=$(LIVE_SECONDS) $(PYTEST) $(POOLER_OPTION) -s tests/fuzz/test_live.py
+
+# A find again, in the build that found it.
+fuzz-again: $(VENV)/fuzzable
+	$(BIN)/python -m tests.fuzz again $(TARGET) $(FIND)
+
+# Minimise what fuzzing has grown, and put it among the inputs that are kept.
+fuzz-keep: $(VENV)/fuzzable
+	$(BIN)/python -m tests.fuzz keep $(TARGET)
+
+# Where there is no atheris for this Python the fuzzer says so itself.
+$(VENV)/fuzzable: pyproject.toml | $(VENV)/installed
+	$(BIN)/python tests/support/install.py requirements fuzz > $@.txt
+	$(PIP_INSTALL) -r $@.txt || echo "no atheris here"
+	touch $@
 
 dist: $(BIN)/python
 	$(BIN)/python -m pip install --quiet build

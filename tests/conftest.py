@@ -44,7 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     quick = hypothesis.settings(deadline=None, max_examples=100, derandomize=IN_CI)
     hypothesis.settings.register_profile("pybouncer", quick)
-    hypothesis.settings.register_profile("fuzz", quick, max_examples=20_000)
+    examples = int(os.environ.get("FUZZ_EXAMPLES", "20000"))
+    hypothesis.settings.register_profile("fuzz", quick, max_examples=examples)
     if not config.getoption("--hypothesis-profile", None):
         hypothesis.settings.load_profile("pybouncer")
 
