@@ -423,10 +423,11 @@ class Session:
 
     def hand_over(self) -> Talk:
         """Send each row of SHOW FDS with the descriptor it names."""
-        rows = self.app.fds()
+        to_ours = carry.is_ours(self.client)
+        rows = self.app.fds(to_ours)
         width = len(TOPICS["FDS"].shape)
         # A process of ours is told more, in a column that it alone asks for.
-        known = carry.streams(self.app) if carry.is_ours(self.client) else None
+        known = carry.streams(self.app) if to_ours else None
         told: set[Any] = set()
         yield drained(self.client)
         connection = socket.socket(fileno=os.dup(self.client.fd))
@@ -440,6 +441,7 @@ class Session:
                 data = b"".join(packets)
                 yield from send_with_descriptor(connection, data, row.fd)
             self.app.commands.handed_over = True
+            self.app.commands.to_ours = to_ours
         finally:
             connection.close()
 

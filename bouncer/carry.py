@@ -66,8 +66,25 @@ def read_keys(client: Any, user: Any) -> list[str] | None:
 def put_keys(client: Any, user: Any, value: Any) -> None:
     """Take the client's own SCRAM keys, if they fit its secret here."""
     if value is not None:
-        client_key, server_key = value
-        user.learn_keys((bytes.fromhex(client_key), bytes.fromhex(server_key)))
+        user.learn_keys(keys_of(value))
+
+
+def read_pool_keys(stream: Any, user: Any) -> list[str] | None:
+    """Return the SCRAM keys of the pool; SHOW FDS has none of a forced user."""
+    keys = stream.pool.credentials.scram_keys
+    return None if keys is None else [key.hex() for key in keys]
+
+
+def put_pool_keys(stream: Any, user: Any, value: Any) -> None:
+    """Take the pool's SCRAM keys, if they fit its secret here."""
+    if value is not None:
+        stream.pool.learn_keys(keys_of(value))
+
+
+def keys_of(value: Any) -> tuple[bytes, bytes]:
+    """Return keys that were told as hexadecimal digits."""
+    client_key, server_key = value
+    return bytes.fromhex(client_key), bytes.fromhex(server_key)
 
 
 def read_pool(stream: Any, user: Any) -> dict[str, Any]:
@@ -98,6 +115,7 @@ SHARED = (
     Field("tracked", read_tracked, put_tracked),
     Field("unasked", read_unasked, put_unasked, (Server,)),
     Field("keys", read_keys, put_keys, (Client,)),
+    Field("pool_keys", read_pool_keys, put_pool_keys),
     Field("pool", read_pool, put_pool),
 )
 

@@ -29,6 +29,7 @@ class Commands:
         self.suspend_done = False
         self.suspend_began = 0
         self.handed_over = False  # SHOW FDS has given all descriptors away
+        self.to_ours = False  # ... to a process of ours
 
     def pools(self, database: DatabaseState | None = None) -> list[Any]:
         """The pools that a command is about; never the console's."""
@@ -329,7 +330,7 @@ class Commands:
     def succeeded(self) -> None:
         """A successor has our sockets: serve what could not be handed over, if any."""
         app = self.app
-        kept = step_aside(app)
+        kept = step_aside(app, self.to_ours)
         if app.stepped_aside is not None:
             app.stepped_aside()
         if not kept:

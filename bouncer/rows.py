@@ -27,6 +27,7 @@ from bouncer.snapshot import (
     StatsRow,
     UserRow,
 )
+from bouncer.succession import is_carried
 
 REPLICATION = ("none", "logical", "physical")
 
@@ -344,7 +345,7 @@ class Rows:
 
     # Online restart
 
-    def fds(self) -> Iterable[FdRow]:
+    def fds(self, to_ours: bool = True) -> Iterable[FdRow]:
         """What SHOW FDS hands over; TLS connections cannot be carried."""
         app = self.app
         absent = {column.name: column.absent for column in FD_COLUMNS}
@@ -362,18 +363,12 @@ class Rows:
             if pool.database.name == CONSOLE:
                 continue
             for client in (*pool.clients, *pool.waiting):
-                server = client.server
-                if client.tls_object is None and (
-                    server is None or server.tls_object is None
-                ):
+                if is_carried(client, to_ours):
                     rows.append(self.client_fd(client))
             for server in (
                 *pool.active, *pool.idle, *pool.used, *pool.tested, *pool.login,
             ):  # fmt: skip
-                client = server.client
-                if server.tls_object is None and (
-                    client is None or client.tls_object is None
-                ):
+                if is_carried(server, to_ours):
                     rows.append(
                         self.fd_row(
                             server, "server", pool.user_name, pool.database_name
@@ -391,8 +386,11 @@ class Rows:
         partner = stream.server if client else stream.client
         state = stream.user_state if client else stream.pool.user
         values = stream.tracked.as_dict() if stream.tracked else {}
-        # Of the pool's secret in both rows: a real PgBouncer takes them for that.
-        keys = stream.pool.credentials.scram_keys if user is not None else None
+        # Of the pool's secret in both rows: a real PgBouncer takes them for that, and
+        # refuses the restart if they are a forced user's.
+        keys = None
+        if user is not None and not stream.pool.database.config.user:
+            keys = stream.pool.user.scram_keys
         port = stream.peer_port
         if client and stream.is_unix:
             port = self.app.settings.listen_port

@@ -14,13 +14,29 @@ from bouncer.relay.carried import let_go
 from bouncer.relay.client import Client
 
 
-def is_carried(stream: Any) -> bool:
-    """Say whether SHOW FDS hands *stream* over: neither it nor its partner has TLS."""
+def is_carried(stream: Any, to_ours: bool = True) -> bool:
+    """Say whether SHOW FDS hands *stream* over: neither it nor its partner has TLS.
+
+    A real PgBouncer takes every server of a database with `user=` for that user's:
+    one that has another role (auth_user's, or the one of before a RELOAD) is told to
+    a process of ours alone.
+    """
     partner = stream.server if isinstance(stream, Client) else stream.client
-    return stream.tls_object is None and (partner is None or partner.tls_object is None)
+    if stream.tls_object is not None:
+        return False
+    if partner is not None and partner.tls_object is not None:
+        return False
+    server = partner if isinstance(stream, Client) else stream
+    return to_ours or server is None or has_forced_role(server.pool)
 
 
-def step_aside(app: Any) -> int:
+def has_forced_role(pool: Any) -> bool:
+    """Say whether servers of *pool* have the role that its database forces, if any."""
+    forced = pool.database.config.user
+    return not forced or bool(forced == pool.user_name)
+
+
+def step_aside(app: Any, to_ours: bool) -> int:
     """Let go of everything that the successor has; return how many clients stay.
 
     The pooler is suspended and stays so; whoever calls ends it, or wakes the rest.
@@ -33,8 +49,8 @@ def step_aside(app: Any) -> int:
             gone += clients
             continue
         servers = pool.servers()
-        gone += [one for one in (*clients, *servers) if is_carried(one)]
-        kept += sum(not is_carried(client) for client in clients)
+        gone += [one for one in (*clients, *servers) if is_carried(one, to_ours)]
+        kept += sum(not is_carried(client, to_ours) for client in clients)
     for stream in gone:
         let_go(stream)
     if kept:

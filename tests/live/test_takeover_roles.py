@@ -20,6 +20,7 @@ from tests.live.test_takeover import (
 )
 from tests.replay.pooler import wait_for
 from tests.support.ground import Ground, Postgres
+from tests.support.pooler import RunningPooler
 
 __all__ = ["successor"]
 
@@ -45,7 +46,7 @@ def roles(client: psycopg.Connection[Any]) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def renewed(pooler: Successor, postgres: Postgres) -> None:
+def renewed(pooler: RunningPooler, postgres: Postgres) -> None:
     """Close all servers: whoever wants one now has a new one opened."""
     before = set(postgres.backends("p0"))
     pooler.console("RECONNECT")
