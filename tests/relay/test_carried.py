@@ -201,8 +201,7 @@ NOT_CARRIED = {
              "wait_note", "notified", "ends_with", "put_off"), STILL),
         **dict.fromkeys(
             ("first_byte_is_tls", "started", "refused_tls", "introduced",
-             "application_name_override", "startup_options", "startup_params",
-             "known", "proof"), LOGIN),
+             "application_name_override", "startup_params", "known", "proof"), LOGIN),
         "on_console": "the console is not handed over",
     },
     "Server": {
