@@ -30,6 +30,7 @@ class Talked:
     """Drives a talk by hand: how many messages did it take?"""
 
     prefix = "S"
+    fresh = True  # no client has used this server
 
     def __init__(self) -> None:
         self.taken = 0

@@ -215,7 +215,7 @@ def test_waiting_for_a_welcome_nothing_is_read(client: FakeClient) -> None:
     """What comes meanwhile is the relay's: `unknown pkt`."""
     app = app_of("trust")
     state = app.registry.databases["p0"]
-    app.registry.pool(state, "ann", app.registry.user("ann")).waiter = Waiter()
+    app.registry.pool(state, "ann").waiter = Waiter()
     with pytest.raises(Stopped) as stopped:
         run(client_login(client, app), client, startup(), startup("bob"))
     assert isinstance(stopped.value.want, Waiter)
