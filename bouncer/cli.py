@@ -11,6 +11,7 @@ import os
 import signal
 import ssl
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
@@ -141,7 +142,10 @@ def run(options: Options) -> NoReturn:
     asyncio.set_event_loop(loop)
     program = Program(app, configuration, loop, adoption, front)
     program.start()
-    program.end(loop.run_until_complete(app.run_until_exit()))
+    status = loop.run_until_complete(app.run_until_exit())
+    # What a console was about to wait for, in this very turn, ends with the process.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    program.end(status)
 
 
 def make_app(configuration: Configuration, options: Options) -> Bouncer:

@@ -547,8 +547,10 @@ cdef class Stream:
         if error is WantRead:
             if self.tls_seen <= LOGIN_TLS or not self.specials:
                 return 0
-            error = TlsError("handshake too long")
+            error = OSError("handshake too long")
         self.tls_handshaking = False
+        if error is not None:
+            self.broken = True          # nothing can be said in clear, or at all
         self.talk.step(None, error)
         if error is None and not self.closed and self.tls_in.pending:
             self.tls_pump()

@@ -7,6 +7,7 @@ coroutine that a talk yields runs on the loop.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -154,6 +155,11 @@ class Talk:
         if self.task is not None:
             self.task.cancel()
             self.task = None
+            if (
+                inspect.iscoroutine(waiting)
+                and inspect.getcoroutinestate(waiting) == inspect.CORO_CREATED
+            ):
+                waiting.close()  # the task has not come to it, and never will
         if generator is not None:
             try:
                 generator.close()
