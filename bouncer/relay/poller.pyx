@@ -255,7 +255,7 @@ cdef class Poller:
                 self.events[talks] = self.events[i]
                 talks += 1
         if self.turns:
-            stopped = self.turns        # by now: who stops in this round is not among them
+            stopped = self.turns        # not those who stop in this round
             self.turns = []
         elif talks == 0:
             return 0

@@ -52,7 +52,7 @@ cdef class Stream:
         object tls_in
         object tls_out
         uint32_t tls_seen       # bytes of the handshake
-        Py_ssize_t kept         # bytes that its login is taken to keep of large messages
+        Py_ssize_t kept         # bytes of large messages, as its login keeps them
         readonly int64_t connected_at   # monotonic microseconds
         public int64_t received_at      # last bytes from the peer, same clock
         # Raw peer address: formatted only when somebody looks

@@ -211,7 +211,9 @@ def endless(*messages: bytes) -> Callable[[ServerTalk], None]:
 AUTH_OK = packet(b"R", b"\0\0\0\0")
 FLOODS = {
     "parameters": endless(AUTH_OK, packet(b"S", b"name\0value\0")),
-    "large parameters": endless(AUTH_OK, packet(b"S", b"name\0" + b"v" * 60000 + b"\0")),
+    "large parameters": endless(
+        AUTH_OK, packet(b"S", b"name\0" + b"v" * 60000 + b"\0")
+    ),
     "notices": endless(AUTH_OK, packet(b"N", b"SNOTICE\0Mhm\0\0")),
     "keys": endless(AUTH_OK, packet(b"K", b"12345678")),
     "yes": endless(AUTH_OK),
@@ -228,8 +230,12 @@ def test_login_of_a_server_that_sends_without_end_is_ended(
     port = lab.free_port()
     server = FakeServer(port, FLOODS[kind])
     one = pooler(
-        {**QUICK, "server_connect_timeout": 60, "query_wait_timeout": 60,
-         "server_login_retry": 5},
+        {
+            **QUICK,
+            "server_connect_timeout": 60,
+            "query_wait_timeout": 60,
+            "server_login_retry": 5,
+        },
         databases={"p0": "{pg} dbname=p0", "bad": f"host=127.0.0.1 port={port}"},
     )
     try:

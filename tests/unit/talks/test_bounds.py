@@ -147,7 +147,9 @@ def test_scram_message_of_a_server_is_so_long_at_most(logged: Lines) -> None:
 
 
 def test_error_with_fields_without_end_is_read_as_far_as_errors_go() -> None:
-    assert len(parse_fields(b"".join(b"%cx\0" % i for i in range(1, 255)))) == MOST_FIELDS
+    assert (
+        len(parse_fields(b"".join(b"%cx\0" % i for i in range(1, 255)))) == MOST_FIELDS
+    )
     assert parse_fields(b"SFATAL\0Mno\0\0") == {"S": "FATAL", "M": "no"}
 
 
