@@ -163,10 +163,7 @@ cdef class Stream:
         return self.shut()
 
     cdef bint end_special(self, const char* p, Py_ssize_t count) except -1:
-        """A packet without a type byte where none may come: true when it is no message.
-
-        One byte more of its header may have to come before the end.
-        """
+        """A packet without a type byte: true when it is none of the talk's messages."""
         return False
 
     cdef int drained(self) except -1:

@@ -384,6 +384,9 @@ def check_pam(client: Any, app: Any, login: Any) -> Talk:
     client.write(AUTHENTICATION_CLEARTEXT)
     password = yield from clear_password(client, app)
     address = "" if client.is_unix else client.peer_address
+    if "." in address:
+        # Rules for an IPv4 address must not be passed over by its form as IPv6.
+        address = address.removeprefix("::ffff:")
     verdict: Awaitable[bool] = pam.authenticate(login.user_name, password, address)
     accepted = yield verdict
     if not accepted:

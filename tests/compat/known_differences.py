@@ -41,6 +41,15 @@ KNOWN: dict[str, Difference] = {
 }
 
 KNOWN |= {
+    "wire startup_restart_after_fake": Difference(
+        "a second startup packet is refused, as by 1.26.1", "a second startup packet"
+    ),
+    "wire auth_scram_md5_secret": Difference(
+        "the exchange goes on to its end, as for nobody", "an md5 secret with SCRAM"
+    ),
+}
+
+KNOWN |= {
     "wire srv_terminate_backend": Difference(
         "PostgreSQL's FATAL is the only one", "FATAL of a server that ends"
     ),

@@ -229,6 +229,29 @@ def test_pam_user_needs_no_auth_file(
     assert not app.registry.users["eve"].in_auth_file
 
 
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::ffff:0:1", "::ffff:0:1"),
+    ],
+)
+def test_pam_is_told_an_ipv4_address_in_one_form(
+    client: FakeClient,
+    logged: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    told: str,
+) -> None:
+    """A rule of PAM for 10.1.2.3 was passed over by ::ffff:10.1.2.3."""
+    asked = judge(monkeypatch, "pam", b"right")
+    client.peer_address = address
+    app = FakeApp(auth_type="pam")
+    run(client_login(client, app), client, startup("eve"), password(b"right"))
+    assert asked == [("eve", b"right", told)]
+
+
 def test_pam_refuses(
     client: FakeClient, logged: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
