@@ -71,7 +71,8 @@ cdef class Door:
         """*client* got in with the startup packet *body* (without its length).
 
         Or it is asked for its password, when *welcome* is None: then a talk takes the
-        right one. *nobody* is what the log says of a user who does not exist. *secret* is what its password is checked against, None where a talk does that.
+        right one. *nobody* is what the log says of a user who does not exist.
+        *secret* is what its password is checked against, None where a talk does that.
         *attempt* is what the log says of it, if anything. *limits* are those of the
         database and the user, 0 for none; *welcome* is what was sent before and
         behind the cancel key.
