@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from tests.live.test_client_counts import counts
 from tests.live.test_known_logins import PASSWORD, SCRAM, attempt
+from tests.replay.pooler import wait_for
 from tests.support.wire import FakeClient, error
 
 SECRETS = {"md5": ("md5", PASSWORD), "scram": ("scram-sha-256", SCRAM)}
@@ -66,6 +68,7 @@ def test_who_is_asked_counts_against_the_limits(start: Any, way: str) -> None:
     assert "max_db_client_connections" in error(third.until_ready())["M"]
     for client in (first, second, third):
         client.close()
+    wait_for(lambda: counts(one)["p0"] == 0, 10)
     assert attempt(one)[-1]["type"] == "ReadyForQuery"
 
 
