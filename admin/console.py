@@ -434,7 +434,9 @@ class Session:
         try:
             for row in rows:
                 if known is None:
-                    packets = text_rows([row], width)
+                    packets = text_rows(
+                        [row._replace(cancel=signed(row.cancel))], width
+                    )
                 else:
                     state = carry.state_of(known.get(row.fd), told)
                     packets = text_rows([(*row, state)], width + 1)
@@ -444,6 +446,14 @@ class Session:
             self.app.commands.to_ours = to_ours
         finally:
             connection.close()
+
+
+def signed(key: int) -> int:
+    """Return a cancel key as the int8 that its column is.
+
+    A real PgBouncer writes it unsigned, and reads all above the highest as the highest.
+    """
+    return key - (1 << 64) if key >= 1 << 63 else key
 
 
 async def breathe(client: Any) -> None:

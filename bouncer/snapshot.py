@@ -201,6 +201,14 @@ def unsigned(bits: int) -> Callable[[str], int]:
     return read
 
 
+def cancel_of(text: str) -> int:
+    """The 8 bytes of a cancel key, told as an int8 or without a sign."""
+    value = int(text)
+    if not -(1 << 63) <= value < 1 << 64:
+        raise ValueError(f"not a number of 64 bits: {text}")
+    return value % (1 << 64)
+
+
 def task_of(text: str) -> str:
     """Which kind of socket a row is about."""
     if text not in ("pooler", "client", "server"):
@@ -246,7 +254,7 @@ FD_COLUMNS = (
     FdColumn("database", "t"),
     FdColumn("addr", "t", absent="unix"),
     FdColumn("port", "i", unsigned(16), 0),
-    FdColumn("cancel", "q", unsigned(64), 0),
+    FdColumn("cancel", "q", cancel_of, 0),
     FdColumn("link", "i", unsigned(31), 0),
     FdColumn("client_encoding", "t"),
     FdColumn("std_strings", "t"),
