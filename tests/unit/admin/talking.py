@@ -265,7 +265,7 @@ class FakeApp:
     def stats_total(self) -> StatsRow:
         return stats_row("")
 
-    def fds(self) -> list[FdRow]:
+    def fds(self, to_ours: bool = True) -> list[FdRow]:
         return self.descriptors
 
     def mem(self) -> list[MemRow]:
