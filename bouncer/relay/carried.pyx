@@ -17,7 +17,7 @@ heard, or stand in two places.
 The clock is the machine's monotonic one, the same for both processes.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from bouncer.relay.client cimport Client
 from bouncer.relay.outstanding cimport (
@@ -267,7 +267,8 @@ cdef int put_owed(Server server, list entries, told) except -1:
     owed_clear(&server.owed)
     for entry in entries:
         kind, action, note = parts("owed", entry, 3)
-        owed_push(&server.owed, whole("owed", kind, 255), whole("owed", action, ACTIONS),
+        kind, action = whole("owed", kind, 255), whole("owed", action, ACTIONS)
+        owed_push(&server.owed, kind, action,
                   None if note is None else pending_of(server, kind, note))
     return 0
 
