@@ -267,7 +267,7 @@ class Bouncer:
     def add_console_database(self) -> None:
         config = Database(CONSOLE, CONSOLE, user=CONSOLE, pool_mode="statement")
         console = DatabaseState(config)
-        self.registry.databases[CONSOLE] = console
+        self.registry.add_database(console)
         self.registry.pool(console, CONSOLE)
 
     def fill_forced_pools(self) -> None:
@@ -572,7 +572,7 @@ class Bouncer:
         self.commands.shutdown(mode)
 
     def drop_database(self, database: DatabaseState) -> None:
-        self.registry.databases.pop(database.name, None)
+        self.registry.remove_database(database)
         self.commands.drop(database)
 
     def drain_progress(self) -> None:
@@ -593,5 +593,5 @@ class Bouncer:
 READERS = (
     "client_rows", "server_rows", "socket_rows", "pool_rows", "database_rows",
     "user_rows", "peer_rows", "peer_pool_rows", "lists", "stats", "stats_total",
-    "fds", "mem", "dns_hosts", "dns_zones",
+    "health_rows", "fds", "mem", "dns_hosts", "dns_zones",
 )  # fmt: skip

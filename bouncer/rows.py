@@ -6,11 +6,11 @@ between. A connection that was closed meanwhile is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bouncer.pool.limits import CONSOLE_POOL_SIZE
-from bouncer.pool.registry import CONSOLE, bytes_of
+from bouncer.pool.registry import CONSOLE, bytes_of, in_order
 from bouncer.relay.statements import known_statements
 from bouncer.snapshot import (
     FD_COLUMNS,
@@ -19,6 +19,7 @@ from bouncer.snapshot import (
     DnsHostRow,
     DnsZoneRow,
     FdRow,
+    HealthRow,
     MemRow,
     PeerPoolRow,
     PeerRow,
@@ -27,6 +28,7 @@ from bouncer.snapshot import (
     StatsRow,
     UserRow,
 )
+from bouncer.stats import TRANSACTIONS
 from bouncer.succession import is_carried
 
 REPLICATION = ("none", "logical", "physical")
@@ -158,8 +160,8 @@ class Rows:
 
     # Pools, databases, users, peers
 
-    def pool_rows(self) -> list[PoolRow]:
-        return [self.pool_row(pool) for pool in self.app.registry.sorted_pools()]
+    def pool_rows(self) -> Iterator[PoolRow]:
+        return (self.pool_row(pool) for pool in self.app.registry.sorted_pools())
 
     def pool_row(self, pool: Any) -> PoolRow:
         first = pool.waiting.first
@@ -187,42 +189,34 @@ class Rows:
             balance(pool.database.config),
         )
 
-    def database_rows(self) -> list[DatabaseRow]:
-        app = self.app
-        limits, settings = app.limits, app.settings
-        rows = []
-        for database in app.registry.sorted_databases():
-            # An automatic database leaves the list when the janitor finds it idle.
-            if database.idle_since and not (
-                database.client_count or database.server_count
-            ):
-                continue
-            config = database.config
-            console = database.name == CONSOLE
-            rows.append(
-                DatabaseRow(
-                    database.name,
-                    config.host,
-                    settings.listen_port if console else config.port,
-                    config.dbname,
-                    config.user,
-                    CONSOLE_POOL_SIZE
-                    if console
-                    else limits.database_pool_size(database),
-                    limits.database_min_pool_size(database),
-                    limits.database_reserve_pool_size(database),
-                    limits.server_lifetime(database),
-                    config.pool_mode,
-                    balance(config),
-                    config.max_db_connections or settings.max_db_connections,
-                    database.server_count,
-                    limits.max_db_clients(database),
-                    database.client_count,
-                    int(database.paused),
-                    int(database.disabled),
-                )
-            )
-        return rows
+    def database_rows(self) -> Iterator[DatabaseRow]:
+        # An automatic database leaves the list when the janitor finds it idle.
+        awake = in_order(self.app.registry.awake.values())
+        return (self.database_row(database) for database in awake)
+
+    def database_row(self, database: Any) -> DatabaseRow:
+        limits, settings = self.app.limits, self.app.settings
+        config = database.config
+        console = database.name == CONSOLE
+        return DatabaseRow(
+            database.name,
+            config.host,
+            settings.listen_port if console else config.port,
+            config.dbname,
+            config.user,
+            CONSOLE_POOL_SIZE if console else limits.database_pool_size(database),
+            limits.database_min_pool_size(database),
+            limits.database_reserve_pool_size(database),
+            limits.server_lifetime(database),
+            config.pool_mode,
+            balance(config),
+            config.max_db_connections or settings.max_db_connections,
+            database.server_count,
+            limits.max_db_clients(database),
+            database.client_count,
+            int(database.paused),
+            int(database.disabled),
+        )
 
     def user_rows(self) -> list[UserRow]:
         limits = self.app.limits
@@ -272,21 +266,55 @@ class Rows:
             for pool in self.peer_pools()
         ]
 
+    # Health
+
+    def health_rows(self, named: Sequence[str]) -> Iterator[HealthRow]:
+        """Configured databases, and those made from `*` that are among *named*."""
+        for database in in_order(self.app.registry.awake.values()):
+            if database.name == CONSOLE:
+                continue
+            if not database.auto or database.name in named:
+                yield self.health_row(database)
+
+    def health_row(self, database: Any) -> HealthRow:
+        pools = list(database.pools.values())
+        now = self.app.poller.clock()
+        size = max(self.app.limits.database_pool_size(database), 1) if pools else 1
+        waits = [
+            now - (pool.waiting.first.query_start or pool.waiting.first.wait_start)
+            for pool in pools
+            if pool.waiting.first is not None
+        ]
+        finished = sum(pool.transactions for pool in pools)
+        if database.past:
+            finished += database.past[TRANSACTIONS]
+        return HealthRow(
+            database.name,
+            bool(database.paused),
+            bool(database.disabled),
+            finished,
+            self.app.failing_for(database.name),
+            size * len(pools),
+            max((len(pool.active) / size for pool in pools), default=0.0),
+            sum(len(pool.waiting) for pool in pools),
+            max(0, *waits, 0) / 1_000_000,
+        )
+
     # Counts
 
-    def stats(self) -> list[StatsRow]:
+    def stats(self) -> Iterator[StatsRow]:
         now = self.app.poller.clock()
-        return [
+        return (
             self.app.stats_clock.row(
                 database.name, database.pools.values(), now, [database.past]
             )
-            for database in self.app.registry.sorted_databases()
+            for database in in_order(self.app.registry.populated.values())
             if database.pools or database.past
-        ]
+        )
 
     def stats_total(self) -> StatsRow:
         pools = list(self.app.registry.all_pools())
-        past = [one.past for one in self.app.registry.databases.values()]
+        past = [one.past for one in self.app.registry.populated.values()]
         now = self.app.poller.clock()
         row: StatsRow = self.app.stats_clock.row("", pools, now, past)
         return row

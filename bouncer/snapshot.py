@@ -20,6 +20,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
+class HealthRow(NamedTuple):
+    """One database, as health sees it; the fields are `ha.view.DatabaseFacts`'."""
+
+    name: str
+    paused: bool
+    disabled: bool
+    finished: int
+    failing_for: float | None
+    servers: int
+    busiest: float
+    waiting: int
+    waited: float
+
+
 class SocketRow(NamedTuple):
     """One connection, client or server (SHOW CLIENTS, SERVERS, SOCKETS).
 

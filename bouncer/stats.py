@@ -28,6 +28,9 @@ class Stats:
         change = [0] * 11
         for pool in pools:
             current = pool.counters()
+            if current == pool.newer:
+                pool.older = pool.newer  # most of many thousands
+                continue
             for i, value in enumerate(pool.newer or NONE):
                 change[i] += current[i] - value
             pool.older, pool.newer = pool.newer, current

@@ -6,6 +6,7 @@ order of age, so most walks stop at their first member.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from bouncer import log
@@ -13,6 +14,8 @@ from bouncer.pool.keeper import WAIT_AUTH, WAIT_QUERY, Keeper
 from bouncer.wire.messages import notice_response
 
 SECOND = 1_000_000
+# So many unused databases are dropped in a round.
+MOST_DROPPED = 200
 QUEUED_NOTICE = (
     "No server connection available in postgres backend, client being queued"
 )
@@ -30,23 +33,37 @@ class Janitor:
         app = self.app
         if app.global_mode == "suspend":
             return
-        for pool in list(app.registry.all_pools()):
-            if not (
-                pool.client_count or pool.server_count or pool.database.config.user
-            ):
-                continue
-            if pool.database.name not in app.consoles:
-                self.servers(pool, now)
-                self.clients(pool, now)
-                if len(pool.waiting) or pool.cancels:
-                    self.keeper.wants_server(pool)
+        for database in list(app.registry.awake.values()):
+            if database.name not in app.consoles:
+                self.database(database, now)
         for peer in list(app.registry.peers.values()):
             if peer.pool is not None:
                 self.connecting(peer.pool, now)
                 self.cancels(peer.pool, now)
-        self.idle_databases(now)
+        self.sleepers(now)
         self.logins(now)
         app.shutdown_progress()
+
+    def database(self, database: Any, now: int) -> None:
+        """Look after one database; one that nobody uses is left alone from now on."""
+        pool_limit = self.app.settings.pool_idle_timeout * SECOND
+        in_use = not database.auto or bool(
+            database.config.user
+            and database.pools
+            and self.app.limits.database_min_pool_size(database)
+        )
+        for pool in list(database.pools.values()):
+            busy = pool.client_count or pool.server_count
+            if busy or database.config.user:
+                self.servers(pool, now)
+                self.clients(pool, now)
+                if len(pool.waiting) or pool.cancels:
+                    self.keeper.wants_server(pool)
+            in_use = in_use or bool(pool.client_count or pool.server_count)
+            if pool_limit:
+                self.idle_pool(pool, now, pool_limit)
+        if not (in_use or database.client_count or database.server_count):
+            self.app.registry.put_to_sleep(database, now)
 
     # Servers
 
@@ -242,24 +259,21 @@ class Janitor:
 
     # Databases and pools nobody uses
 
-    def idle_databases(self, now: int) -> None:
+    def sleepers(self, now: int) -> None:
+        """Drop what nobody has used for long enough: only the first are looked at."""
         app = self.app
+        registry = app.registry
         auto_limit = app.settings.autodb_idle_timeout * SECOND
         pool_limit = app.settings.pool_idle_timeout * SECOND
-        for database in list(app.registry.databases.values()):
-            if database.name in app.consoles:
-                continue
-            if database.auto:
-                if database.client_count or database.server_count:
-                    database.idle_since = 0
-                elif not database.idle_since:
-                    database.idle_since = now
-                elif auto_limit and now - database.idle_since > auto_limit:
-                    app.drop_database(database)
-                    continue
-            if pool_limit:
+        if pool_limit:
+            for database in first(registry.resting, now - pool_limit):
                 for pool in list(database.pools.values()):
                     self.idle_pool(pool, now, pool_limit)
+                # One of its pools may stay, for min_pool_size.
+                del registry.resting[database.name]
+        if auto_limit:
+            for database in first(registry.asleep, now - auto_limit):
+                app.drop_database(database)
 
     def idle_pool(self, pool: Any, now: int, limit: float) -> None:
         database = pool.database
@@ -274,3 +288,13 @@ class Janitor:
                 f"{database.name} because: pool idle timeout (age= {age}s)"
             )
             self.app.registry.drop_pool(pool)
+
+
+def first(sleeping: dict[str, Any], before: float) -> list[Any]:
+    """The first of *sleeping* that sleep since *before*; a few at a time."""
+    found = []
+    for database in islice(sleeping.values(), MOST_DROPPED):
+        if database.idle_since >= before:
+            break
+        found.append(database)
+    return found

@@ -234,6 +234,7 @@ class Keeper:
         server = Server(pool.poller, -1, self.app, pool)
         server.login = pool.user
         pool.push_login(server)
+        self.app.registry.wake(pool.database)
         pool.database.server_count += 1
         pool.user.account.server_count += 1
         if replication is not None:

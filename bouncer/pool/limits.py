@@ -171,6 +171,8 @@ class Limits:
                 raise Disconnect(
                     "client connections exceeded (max_db_client_connections)"
                 )
+            if not database.client_count:
+                self.app.registry.wake(database)
             database.client_count += 1
             client.counted_database = database
         if user is not None and client.counted_user is None:

@@ -6,7 +6,7 @@ their counts, flags and pools. Names map to exactly one state each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bouncer import log
@@ -49,7 +49,7 @@ class DatabaseState(Counts):
         self.disabled = False
         self.wait_close = False
         self.host_index = 0  # of the host list: next one for a new connection
-        self.idle_since = 0  # monotonic us; an auto-database without anybody
+        self.idle_since = 0  # monotonic us; an auto-database that is asleep
         self.pools: dict[str, ServerPool] = {}
         self.past: tuple[int, ...] = ()  # counters of pools that were dropped
 
@@ -128,6 +128,14 @@ class Registry:
     ) -> None:
         """*changed* is called when something is not any more what it was."""
         self.databases: dict[str, DatabaseState] = {}
+        # Automatic databases that nobody uses, those for longest first: there may be
+        # tens of thousands, and nothing is due at them until they have been idle for
+        # long enough. Those that have pools stand in `resting`, too.
+        self.asleep: dict[str, DatabaseState] = {}
+        self.resting: dict[str, DatabaseState] = {}
+        # All the others, and all that have or had a pool.
+        self.awake: dict[str, DatabaseState] = {}
+        self.populated: dict[str, DatabaseState] = {}
         self.users: dict[str, UserState] = {}
         self.peers: dict[int, PeerState] = {}
         self.make_pool = make_pool
@@ -157,23 +165,51 @@ class Registry:
             return None
         log.info(f"{prefix}registered new auto-database: {name}")
         state = DatabaseState(config, auto=True)
-        self.databases[name] = state
+        self.add_database(state)
         self.note_forced_user(state)
         return state
 
+    def add_database(self, database: DatabaseState) -> None:
+        """Take in a database that is new."""
+        self.databases[database.name] = self.awake[database.name] = database
+
+    def remove_database(self, database: DatabaseState) -> None:
+        """Forget a database."""
+        for known in (
+            self.databases,
+            self.awake,
+            self.asleep,
+            self.resting,
+            self.populated,
+        ):
+            if known.get(database.name) is database:
+                del known[database.name]
+
+    def wake(self, database: DatabaseState) -> None:
+        """Somebody wants *database*: from now on it is looked after."""
+        if self.asleep.pop(database.name, None) is not None:
+            self.resting.pop(database.name, None)
+            database.idle_since = 0
+            self.awake[database.name] = database
+
+    def put_to_sleep(self, database: DatabaseState, now: int) -> None:
+        """Nobody uses *database*, which is automatic."""
+        if self.awake.pop(database.name, None) is not database:
+            return  # it was dropped meanwhile
+        database.idle_since = now
+        self.asleep[database.name] = database
+        if database.pools:
+            self.resting[database.name] = database
+
     def all_pools(self) -> Iterator[ServerPool]:
         """Every pool of a database, the console's included; not peers'."""
-        for database in list(self.databases.values()):
+        for database in list(self.populated.values()):
             yield from list(database.pools.values())
-
-    def sorted_databases(self) -> list[DatabaseState]:
-        """In the console's order: byte order of the names."""
-        return sorted(self.databases.values(), key=lambda one: bytes_of(one.name))
 
     def sorted_pools(self) -> list[ServerPool]:
         return [
             pool
-            for database in self.sorted_databases()
+            for database in in_order(self.populated.values())
             for _, pool in sorted(
                 database.pools.items(), key=lambda item: bytes_of(item[0])
             )
@@ -246,7 +282,9 @@ class Registry:
 
     def pool(self, database: DatabaseState, name: str) -> ServerPool:
         """The pool of *database* for the server user *name*."""
+        self.wake(database)
         if name not in database.pools:
+            self.populated[database.name] = database
             user = self.server_user(database, name)
             database.pools[name] = self.make_pool(database, user)
         else:
@@ -310,8 +348,10 @@ class Registry:
         for name, config in configuration.databases.items():
             state = self.databases.get(name)
             if state is None:
-                self.databases[name] = state = DatabaseState(config)
+                state = DatabaseState(config)
+                self.add_database(state)
             else:
+                self.wake(state)
                 if differs(state.config, config):
                     changed.append(state)
                 state.config = config
@@ -324,7 +364,7 @@ class Registry:
                 make_autodb(configuration, name, state.config) if state.auto else None
             )
             if again is None:
-                del self.databases[name]
+                self.remove_database(state)
                 dropped.append(state)
             else:
                 if differs(state.config, again):
@@ -346,6 +386,11 @@ class Registry:
         for number in [n for n in self.peers if n not in configuration.peers]:
             dropped.append(self.peers.pop(number))
         return changed, dropped
+
+
+def in_order(databases: Iterable[DatabaseState]) -> list[DatabaseState]:
+    """In the console's order: byte order of the names."""
+    return sorted(databases, key=lambda one: bytes_of(one.name))
 
 
 def differs(old: Database, new: Database) -> bool:

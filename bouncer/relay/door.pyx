@@ -149,6 +149,8 @@ cdef class Door:
             return 0
         client.counted_database, client.counted_user = known.database, known.account
         if known.database is not None:
+            if known.database.client_count == 0:
+                self.app.registry.wake(known.database_state)
             known.database.client_count += 1
         if known.account is not None:
             known.account.client_count += 1
