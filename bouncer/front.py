@@ -48,7 +48,7 @@ class Front:
         if not (settings.health_listen or settings.agent_listen):
             return
         self.health = HealthServer(
-            AppView(self.app), settings, partial(metrics.render, self.app)
+            AppView(self.app), settings, partial(metrics.render_gently, self.app)
         )
         try:
             loop.run_until_complete(self.health.start())

@@ -48,7 +48,10 @@ class Probes:
         if database is None:
             raise LookupError(name)
         for pool in database.pools.values():
-            return pool
+            # One that somebody has only named himself for is no way to ask: we would
+            # log in for him before he has shown who he is.
+            if pool.server_count or pool.welcome is not None or len(pool.clients):
+                return pool
         user = (
             database.config.user
             or settings.health_user

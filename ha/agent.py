@@ -50,9 +50,9 @@ class Question:
             if word in ("rw", "ro"):
                 role = word
             elif key == "share" and equals:
-                share = int(value)
-                if share < 1:
+                if re.fullmatch(r"[0-9]{1,9}", value) is None or int(value) < 1:
                     raise ValueError("share must be at least 1")
+                share = int(value)
             elif key == "lag" and equals:
                 lag = parse_size(value)
             elif key == "db" and equals:
@@ -69,9 +69,9 @@ UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 
 
 def parse_size(text: str) -> int:
     """`16MB` as bytes; a bare number is bytes. Raises ValueError."""
-    found = re.fullmatch(r"(\d+)\s*([a-zA-Z]*)", text)
+    found = re.fullmatch(r"([0-9]{1,18})\s*([a-zA-Z]*)", text)
     if found is None or found[2].lower() not in UNITS:
-        raise ValueError(f"not a size: {text!r}")
+        raise ValueError(f"not a size: {text[:100]!r}")
     return int(found[1]) * UNITS[found[2].lower()]
 
 

@@ -15,18 +15,24 @@ import os
 import socket
 import stat
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 from ha.agent import Agent, parse_size
-from ha.readiness import TICK, Answer, Grade, Policy, Readiness, names
-from ha.view import PoolerView
+from ha.readiness import TICK, Answer, Grade, Policy, Readiness
+from ha.view import PoolerView, names
 
 # A check is over in milliseconds; who takes longer is not one.
 DEADLINE = 5.0
 MAX_REQUEST = 8192
 # Checkers connected at once; the oldest goes when there are more.
 MAX_CONNECTIONS = 512
+# An answer above this size (/metrics) may take a while to be read; so many may at
+# once, and the oldest goes when there are more.
+LARGE = 65536
+MAX_LARGE = 8
+# With so many databases /status is made once per look at the pooler.
+MANY_DATABASES = 100
 # How long an agent connection may take to say what it wants. One without
 # `agent-send` says nothing, and is answered after this.
 AGENT_PATIENCE = 0.1
@@ -55,7 +61,12 @@ ALIASES = {
 # What may be asked of a pooler of last resort, too (`held=yes`).
 ASKED = ("/ready", "/primary", "/replica", "/read-only")
 
-Metrics = Callable[[], str]
+Metrics = Callable[[], str | Awaitable[str]]
+
+
+Reply = Callable[[bytes], None]
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class HealthSettings(Protocol):
@@ -77,6 +88,7 @@ class Checker(asyncio.Protocol):
         self.received = b""
         self.transport: asyncio.Transport | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock."""
@@ -103,6 +115,8 @@ class Checker(asyncio.Protocol):
     def reply(self, data: bytes) -> None:
         """Send everything in one piece and close."""
         if self.transport is not None and not self.transport.is_closing():
+            if len(data) > LARGE:
+                self.server.enter_large(self)
             self.transport.write(data)
             self.transport.close()
 
@@ -112,17 +126,22 @@ class HttpChecker(Checker):
 
     def data_received(self, data: bytes) -> None:
         """Answer when the head is complete; a body is never read."""
-        self.received += data
+        if self.answered:
+            return
+        self.received += data[: MAX_REQUEST + 4]
         head, end, _ = self.received.partition(b"\r\n\r\n")
         if not end:
             # Whoever types with netcat ends lines with LF alone.
             head, end, _ = self.received.partition(b"\n\n")
-        if end:
+        if len(head) > MAX_REQUEST:
+            self.answered = True
+            self.received = b""
+            self.reply(response(400, "head too long\n"))
+        elif end:
+            self.answered = True
             line = head.split(b"\n", 1)[0].decode("latin-1").strip()
             self.received = b""
-            self.reply(self.server.http(line))
-        elif len(self.received) > MAX_REQUEST:
-            self.reply(response(400, "head too long\n"))
+            self.server.http(line, self.reply)
 
 
 class AgentChecker(Checker):
@@ -130,7 +149,7 @@ class AgentChecker(Checker):
 
     def data_received(self, data: bytes) -> None:
         """Answer a complete question."""
-        self.received += data
+        self.received += data[: MAX_QUESTION + 1]
         if b"\n" in self.received or len(self.received) > MAX_QUESTION:
             self.answer()
 
@@ -145,8 +164,12 @@ class AgentChecker(Checker):
 
     def answer(self) -> None:
         """Send the line and close."""
-        line = self.received.partition(b"\n")[0].decode("utf-8", "replace")
-        self.reply(self.server.agent.answer(line).encode())
+        if self.answered:
+            return
+        self.answered = True
+        line = self.received[:MAX_QUESTION].partition(b"\n")[0]
+        self.received = b""
+        self.reply(self.server.agent.answer(line.decode("utf-8", "replace")).encode())
 
 
 class HealthServer:
@@ -168,6 +191,10 @@ class HealthServer:
         }
         self.servers: list[asyncio.Server] = []
         self.checkers: dict[Checker, None] = {}
+        self.large: dict[Checker, None] = {}  # those that are sent much
+        self.rendering: asyncio.Task[None] | None = None
+        self.wanting: list[tuple[Reply, bool]] = []  # who waits for /metrics
+        self.known_status: tuple[float, str] | None = None
         self.answers = 0
         self.ticker: asyncio.TimerHandle | None = None
 
@@ -193,6 +220,8 @@ class HealthServer:
         if self.ticker is not None:
             self.ticker.cancel()
         self.readiness.close()
+        if self.rendering is not None:
+            self.rendering.cancel()
         for server in self.servers:
             server.close()
         self.servers.clear()
@@ -252,16 +281,51 @@ class HealthServer:
     def leave(self, checker: Checker) -> None:
         """Forget a checker."""
         self.checkers.pop(checker, None)
+        self.large.pop(checker, None)
 
-    def http(self, line: str) -> bytes:
-        """The whole response to a request line."""
+    def enter_large(self, checker: Checker) -> None:
+        """Count a checker that is sent much: what it does not read is kept."""
+        self.large[checker] = None
+        if len(self.large) > MAX_LARGE:
+            next(iter(self.large)).drop()
+
+    def http(self, line: str, reply: Reply) -> None:
+        """Hand the whole response to a request line to *reply*, perhaps later."""
         self.answers += 1
         words = line.split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return response(400, "not an HTTP/1 request\n")
+            reply(response(400, "not an HTTP/1 request\n"))
+            return
         method, target, _ = words
         if method not in ("GET", "HEAD", "OPTIONS"):
-            return response(405, "GET, HEAD or OPTIONS\n")
+            reply(response(405, "GET, HEAD or OPTIONS\n"))
+        elif target.partition("?")[0] == "/metrics" and self.metrics is not None:
+            self.want_metrics(reply, method != "GET")
+        else:
+            reply(self.answer(method, target))
+
+    def want_metrics(self, reply: Reply, headers_only: bool) -> None:
+        """Give /metrics to *reply*; however many ask meanwhile, it is made once."""
+        self.wanting.append((reply, headers_only))
+        if self.rendering is None:
+            self.rendering = asyncio.ensure_future(self.render())
+
+    async def render(self) -> None:
+        """Make /metrics and hand it to everybody who wants it."""
+        assert self.metrics is not None
+        try:
+            made = self.metrics()
+            text = made if isinstance(made, str) else await made
+        finally:
+            self.rendering = None
+            wanting, self.wanting = self.wanting, []
+        whole = response(200, text, METRICS_TYPE)
+        bare = response(200, text, METRICS_TYPE, headers_only=True)
+        for reply, headers_only in wanting:
+            reply(bare if headers_only else whole)
+
+    def answer(self, method: str, target: str) -> bytes:
+        """The whole response to all else."""
         try:
             status, kind, body = self.page(target)
         except ValueError as problem:
@@ -283,10 +347,8 @@ class HealthServer:
         if fields:
             # A misspelt lag= must not mean "any lag".
             raise ValueError(f"unknown parameter {min(fields)!r}")
-        if path == "/metrics" and self.metrics is not None:
-            return 200, "text/plain; version=0.0.4; charset=utf-8", self.metrics()
         if path == "/status":
-            return 200, "application/json", json.dumps(self.status()) + "\n"
+            return 200, "application/json", self.status_text()
         answer = self.judged(path, database, lag, held)
         body = {"status": answer.word}
         if database:
@@ -308,6 +370,16 @@ class HealthServer:
             return readiness.read_only(database, lag, held)
         # Not 404: to a balancer that is "keep your sessions, get no new ones".
         raise ValueError(f"unknown path {path!r}")
+
+    def status_text(self) -> str:
+        """/status as text; of many databases not anew for everybody who asks."""
+        at, known = self.readiness.ticked_at, self.known_status
+        if known is not None and known[0] == at:
+            return known[1]
+        text = json.dumps(self.status()) + "\n"
+        if len(self.readiness.facts) > MANY_DATABASES:
+            self.known_status = (at, text)
+        return text
 
     def status(self) -> dict[str, object]:
         """Everything that is known, for people and their tools."""

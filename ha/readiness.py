@@ -7,6 +7,9 @@ reached for a while is *hard*. Proof that it can be reached is taken from the tr
 itself; a probe is sent only when somebody asks and there was no traffic, or when the
 role of the server is wanted. A probe that gets no server because all are busy proves
 nothing, least of all a failure.
+
+Anybody may ask, so a question costs PostgreSQL little: a few probes at once, and
+where no database is named, as few databases as it takes to find a good one.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from heapq import nsmallest
 
 from ha.view import DatabaseFacts, PoolerView, Rows
 
@@ -26,6 +30,10 @@ STUCK = 2.0
 PROOF_AGE = 5.0
 PROBE_EVERY = 1.0
 PROBE_DEADLINE = 2.0
+# Probes under way at once.
+MOST_PROBES = 4
+# So many databases are probed on behalf of all, and when the pooler starts.
+SAMPLE = 8
 # Probes go on for so long after the last question.
 DEMAND = 15.0
 # A standby whose WAL receiver has been gone for longer does not know its lag.
@@ -104,11 +112,6 @@ class Policy:
     wrong_role: str = "auto"
 
 
-def names(text: str) -> tuple[str, ...]:
-    """The words of a comma-separated list."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 @dataclass(slots=True)
 class Readiness:
     """Watches one pooler; answers in microseconds."""
@@ -120,6 +123,9 @@ class Readiness:
     ticked_at: float = 0.0
     loop_lag: float = 0.0
     facts: dict[str, DatabaseFacts] = field(default_factory=dict)
+    sample: tuple[str, ...] = ()
+    probing: int = 0
+    closed: bool = False
 
     # Called by the server of health
 
@@ -135,16 +141,37 @@ class Readiness:
         for name in list(self.watched):
             if name not in self.facts:
                 self.forget(name)
-        paused = self.view.phase() == "paused"
         for name, facts in self.facts.items():
-            watched = self.watched.setdefault(name, Watched())
-            self.notice(watched, facts, now)
-            if not paused and not facts.paused and self.due(watched, now):
-                watched.probed_at = now
-                watched.probe = asyncio.ensure_future(self.ask(name, watched))
+            self.notice(self.watched.setdefault(name, Watched()), facts, now)
+        self.sample = self.sampled()
+        self.launch()
+
+    def launch(self) -> None:
+        """Start the probes that are due: a few at once, those that waited longest."""
+        if self.closed or self.view.phase() == "paused":
+            return
+        now = self.clock()
+        due = [
+            name
+            for name, facts in self.facts.items()
+            if not facts.paused and self.due(name, self.watched[name], now)
+        ]
+        due.sort(key=lambda name: self.watched[name].probed_at)
+        for name in due[: max(0, MOST_PROBES - self.probing)]:
+            watched = self.watched[name]
+            watched.probed_at = now
+            self.probing += 1
+            watched.probe = asyncio.ensure_future(self.ask(name, watched))
+            watched.probe.add_done_callback(self.probed)
+
+    def probed(self, probe: asyncio.Task[None]) -> None:
+        """A probe has ended: the next one may begin."""
+        self.probing -= 1
+        self.launch()
 
     def close(self) -> None:
         """Cancel the probes."""
+        self.closed = True
         for name in list(self.watched):
             self.forget(name)
 
@@ -215,8 +242,9 @@ class Readiness:
             return judge(database)
         if not self.facts:
             return self.whole(held) or GOOD
-        for name in self.facts:
-            want(name)
+        for name in self.sample:
+            if name in self.facts:
+                want(name)
         answers = [judge(name) for name in self.facts]
         return min(answers, key=lambda answer: RANKS.index(answer.grade))
 
@@ -312,6 +340,24 @@ class Readiness:
             return facts
         return {name: facts[name] for name in self.policy.databases if name in facts}
 
+    def sampled(self) -> tuple[str, ...]:
+        """The databases that are asked when none is named.
+
+        All of `health_databases`. Without it a few: those whose servers have answered
+        go first, then those that nobody has tried, then those that failed longest ago,
+        so that one that is well is found, and the others are left alone.
+        """
+        if self.policy.databases or len(self.facts) <= SAMPLE:
+            return tuple(self.facts)
+
+        def rank(name: str) -> tuple[int, float]:
+            watched = self.watched[name]
+            if watched.failing_since is not None or watched.mute:
+                return 2, watched.probed_at
+            return int(watched.proved_at is None), 0.0
+
+        return tuple(nsmallest(SAMPLE, self.facts, key=rank))
+
     def notice(self, watched: Watched, facts: DatabaseFacts, now: float) -> None:
         """Take traffic as proof."""
         if watched.finished >= 0 and facts.finished > watched.finished:
@@ -341,16 +387,19 @@ class Readiness:
         """Somebody asked about the role of *name*'s server."""
         self.watched[name].asked_at = self.watched[name].role_asked_at = self.clock()
 
-    def due(self, watched: Watched, now: float) -> bool:
+    def due(self, name: str, watched: Watched, now: float) -> bool:
         """Is a probe wanted, none under way, and the last one old enough?"""
         if watched.probe is not None or now - watched.probed_at < PROBE_EVERY:
             return False
-        if watched.proved_at is None:
+        if watched.proved_at is None and name in self.sample:
             # A pooler that was just started finds out by itself.
             return True
         if now - watched.role_asked_at < DEMAND:
             return True
-        return now - watched.asked_at < DEMAND and now - watched.proved_at > PROOF_AGE
+        proved = watched.proved_at
+        return now - watched.asked_at < DEMAND and (
+            proved is None or now - proved > PROOF_AGE
+        )
 
     async def ask(self, name: str, watched: Watched) -> None:
         """Probe once; every outcome is remembered, none is raised."""

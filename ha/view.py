@@ -6,9 +6,14 @@ be tested without one. `AppView` fills it from the rows the console shows.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The words of a comma-separated list."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
 
 Rows = list[tuple[str | None, ...]]
 
@@ -45,7 +50,11 @@ class PoolerView(Protocol):
         """Clients connected now, and max_client_conn (0: no limit)."""
 
     def databases(self) -> dict[str, DatabaseFacts]:
-        """Every database but the consoles, in the order of the configuration."""
+        """Every configured database but the consoles, in order of their names.
+
+        Those made from `*` only as far as `health_databases` names them: everybody
+        can have such a database made.
+        """
 
     async def probe(self, database: str, sql: str) -> Rows:
         """Run *sql* on a server of *database* and return its rows as text.
@@ -70,33 +79,16 @@ class AppView:
 
     def clients(self) -> tuple[int, int]:
         """As `limits` counts them for max_client_conn."""
-        used = dict(self.app.lists())["used_clients"]
+        used = self.app.limits.socket_count
         return int(used), int(self.app.settings.max_client_conn)
 
     def databases(self) -> dict[str, DatabaseFacts]:
-        """One entry for each row of SHOW DATABASES."""
-        finished = {row.database: row.total_xact_count for row in self.app.stats()}
-        pools = defaultdict(list)
-        for pool in self.app.pool_rows():
-            pools[pool.database].append(pool)
-        facts: dict[str, DatabaseFacts] = {}
-        for row in self.app.database_rows():
-            if row.name in self.app.consoles:
-                continue
-            size = max(row.pool_size, 1)
-            mine = pools[row.name]
-            facts[row.name] = DatabaseFacts(
-                name=row.name,
-                paused=bool(row.paused),
-                disabled=bool(row.disabled),
-                finished=finished.get(row.name, 0),
-                failing_for=self.app.failing_for(row.name),
-                servers=size * len(mine),
-                busiest=max((pool.sv_active / size for pool in mine), default=0.0),
-                waiting=sum(pool.cl_waiting for pool in mine),
-                waited=max((pool.maxwait for pool in mine), default=0) / 1e6,
-            )
-        return facts
+        """One entry for each database that health is about."""
+        named = names(self.app.settings.health_databases)
+        return {
+            row.name: DatabaseFacts(**row._asdict())
+            for row in self.app.health_rows(named)
+        }
 
     async def probe(self, database: str, sql: str) -> Rows:
         """Through a connection of the database's own pool."""
