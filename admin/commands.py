@@ -19,6 +19,7 @@ from admin.grammar import Assignment, Command
 from admin.owed import Owed
 from admin.show import FAKES, HELP, App, Topic, topic_of
 from bouncer import log
+from bouncer.config.masking import without_secrets
 from bouncer.errors import CommandError, ConfigError, Disconnect, TlsKept
 from bouncer.wire.sqlstate import CONFIG_FILE_ERROR
 
@@ -102,7 +103,9 @@ class Asked:
 
     def invalid(self) -> CommandError:
         """Refuse what is no command."""
-        return CommandError(f"invalid command '{self.text}', use SHOW HELP;")
+        # It goes to the log as well, where a mistyped SET must leave no secret.
+        text = without_secrets(self.text)
+        return CommandError(f"invalid command '{text}', use SHOW HELP;")
 
     def need_admin(self) -> None:
         """Refuse whoever may only look."""
@@ -195,7 +198,7 @@ def _set(statement: Assignment, asked: Asked) -> Reply:
         notices = asked.app.set(key, value)
     except ConfigError as error:
         if str(error):
-            log.error(str(error))
+            log.error(without_secrets(str(error), bare=True))
         raise CommandError("SET failed") from error
     tag = f"SET {key}={value}"
     raw = tag.encode("utf-8", "surrogateescape")

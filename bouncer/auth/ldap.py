@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from bouncer import log
 from bouncer.auth.secrets import MAX_SECRET
+from bouncer.config.masking import HIDDEN, without_secrets
 from bouncer.errors import BouncerError
 from bouncer.wire.messages import encode_text
 
@@ -54,6 +55,7 @@ class Options:
     """What `auth_ldap_options` or an HBA line says."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self.server = ""
         self.port = 0
         self.scheme = "ldap"
@@ -93,7 +95,10 @@ class Options:
         elif key in NAMES:
             setattr(self, NAMES[key], value)
         else:
-            raise LdapError(f'invalid LDAP option: "{key}"')
+            # A word without its sign may be the rest of a password with blanks in it.
+            is_whole = f"{key}=" in self.text or key.startswith("ldap")
+            shown = key if is_whole else HIDDEN
+            raise LdapError(f'invalid LDAP option: "{shown}"')
 
     def take_url(self, text: str) -> None:
         """Take ldap://host:port/base?attribute?scope?filter (RFC 4516)."""
@@ -105,7 +110,9 @@ class Options:
             port = url.port or 0
             scope = SCOPES[fields[1] or "base"]
         except (ValueError, KeyError) as error:
-            raise LdapError(f'could not parse LDAP URL "{text}": {error}') from None
+            shown = without_secrets(text)
+            reason = f": {error}" if shown == text else ""
+            raise LdapError(f'could not parse LDAP URL "{shown}"{reason}') from None
         self.scheme = url.scheme
         self.server = unquote(url.hostname or "")
         self.port = port

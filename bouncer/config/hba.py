@@ -15,6 +15,7 @@ from typing import Final
 from bouncer import log
 from bouncer.config.ident import IdentMap, IdentMaps, Problem
 from bouncer.config.ini import read_file, reason_of
+from bouncer.config.masking import holds_secret
 from bouncer.config.tokens import Kind, Tokens
 
 LOCAL: Final = "local"
@@ -198,7 +199,10 @@ class HbaRules:
         try:
             self.lines.append(self.rule(number, tokens))
         except BadLine as bad:
-            if str(bad):
+            # What a broken line is said to quote may be its password.
+            if holds_secret(line):
+                self.complain(number, f"hba line {number}: broken, and has a password")
+            elif str(bad):
                 self.complain(number, str(bad))
             self.complain(number, f"could not parse hba config line {number}")
 

@@ -12,6 +12,7 @@ import os
 import re
 from typing import Final, NamedTuple, Protocol
 
+from bouncer.config.masking import HIDDEN, is_secret, without_secrets
 from bouncer.errors import ConfigError
 
 # The main file is level 0.
@@ -95,6 +96,14 @@ def read_ini(name: str, sink: Sink, level: int = 0, at: Place | None = None) -> 
         line = f'could not load file "{name}": {reason_of(error)}'
         raise IniError([line], at or Place(name, 0, 0)) from error
     IniFile(name, text, sink, level).read()
+
+
+def why(line: str, value: str, shown: str) -> str:
+    """Return *line* without what it quotes of *value*, if that is not *shown*."""
+    what, colon, quoted = line.partition(": ")
+    if quoted and quoted in value and quoted not in shown:
+        return f"{what}{colon}{HIDDEN}"
+    return line
 
 
 class IniFile:
@@ -213,9 +222,10 @@ class IniFile:
         try:
             self.sink.item(key, value, place)
         except Refused as refused:
-            lines = [refused.line] if refused.line else []
+            shown = HIDDEN if is_secret(key) else without_secrets(value, bare=True)
+            lines = [why(refused.line, value, shown)] if refused.line else []
             lines.append(
-                f'invalid value "{value}" for parameter {key} in configuration '
+                f'invalid value "{shown}" for parameter {key} in configuration '
                 f"({self.name}:{place.shown})"
             )
             raise IniError(lines, place, key) from refused

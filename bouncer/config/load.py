@@ -15,6 +15,7 @@ from bouncer import log
 from bouncer.config.connstr import BadConnstr, pairs
 from bouncer.config.entries import read_database, read_peer, read_user
 from bouncer.config.ini import IniError, Place, Refused, read_ini
+from bouncer.config.masking import HIDDEN, is_secret, without_secrets
 from bouncer.config.params import MAIN, OURS, PARAMS, ROWS
 from bouncer.config.settings import (
     AutoDatabase,
@@ -142,8 +143,10 @@ class Loader:
         """Note an item for DEBUG, without the passwords in it."""
         if self.current == DATABASES:
             value = masked(value)
-        elif key == "auth_ldap_options":
-            value = "***"
+        elif key == "auth_ldap_options" or is_secret(key):
+            value = HIDDEN
+        else:
+            value = without_secrets(value)
         self.debug(f"parse_ini_file: '{key}' = '{value}'{outcome}")
 
     def database(self, name: str, text: str, source: str) -> None:
@@ -173,20 +176,22 @@ class Loader:
             self.warn(f"{key} = {text} has no effect yet")
 
 
-SECRET: Final = "password"
+HIDDEN_KEYS: Final = ("password", "connect_query")
 
 
 def masked(text: str) -> str:
     """Return a connection string without the password in it."""
-    if SECRET not in text:
+    hidden = without_secrets(text, bare=True)
+    if hidden == text:
         return text
     try:
         found = list(pairs(text))
     except BadConnstr:
-        # Broken, but it may hold a secret all the same.
-        return "***"
+        return HIDDEN  # broken, but it may hold a secret all the same
+    if any(key not in HIDDEN_KEYS and is_secret(key) for key, _ in found):
+        return hidden
     return " ".join(
-        f"{key}={'***' if key == SECRET else value}" for key, value in found
+        f"{key}={HIDDEN if key in HIDDEN_KEYS else value}" for key, value in found
     )
 
 

@@ -10,6 +10,7 @@ Durations are seconds. A name that a file leaves out is None in `Database` and
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
+from bouncer.config.masking import without_secrets
 from bouncer.config.params import MAIN, PARAMS, ROWS, Param
 from bouncer.config.values import BadValue
 from bouncer.errors import ConfigError
@@ -192,13 +193,21 @@ def config_rows(settings: Settings) -> list[ConfigRow]:
     return [
         (
             param.name,
-            param.show(getattr(settings, param.name)),
+            shown(param, getattr(settings, param.name)),
             param.default,
             "yes" if param.reload else "no",
         )
         for param in ROWS
         if has_row(param, settings)
     ]
+
+
+def shown(param: Param, value: Any) -> str | None:
+    """Return *value* as everybody may see it who may ask for SHOW CONFIG."""
+    text = param.show(value)
+    if param.name != "auth_ldap_options" or text is None:
+        return text
+    return without_secrets(text, bare=True)
 
 
 @dataclass(slots=True)

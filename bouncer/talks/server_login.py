@@ -11,6 +11,7 @@ TLS handshake is ever read as if TLS had brought it.
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Any
 
@@ -409,9 +410,20 @@ def connect_query_done(server: Any, login: ServerLogin) -> Talk:
         if code == BE_READY:
             return
         if code == BE_ERROR:
-            log.error(error_line("S: error while executing exec_on_query", body))
+            line = error_line("S: error while executing exec_on_query", body)
+            log.error(without_literals(line, server.pool.database.config.connect_query))
         elif code not in _RESULTS:
             take_message(server, login, code, body)
+
+
+_LITERAL = re.compile(r"'([^']+)'")
+
+
+def without_literals(line: str, sql: str) -> str:
+    """Return *line* without the texts in quotes that it has from *sql*."""
+    for literal in _LITERAL.findall(sql + "'"):
+        line = line.replace(literal, "***")
+    return line
 
 
 def error_line(note: str, body: bytes) -> str:

@@ -12,6 +12,7 @@ import socket
 from typing import Any
 
 from bouncer import log
+from bouncer.config.masking import without_secrets
 from bouncer.config.settings import Settings
 from bouncer.errors import Disconnect
 from bouncer.relay.tracked import tracked_names
@@ -150,7 +151,7 @@ def _take_apart(client: Any, rules: Rules, body: bytes) -> Startup:
                 _refuse(client, "unsupported startup parameter", name, value)
     if log.verbosity:
         shown = " ".join(f"{decode_text(n)}={decode_text(v)}" for n, v in params)
-        log.debug(f"{client.prefix} got var: {shown}")
+        log.debug(f"{client.prefix} got var: {without_secrets(shown)}")
     if not terminated:
         raise Disconnect(_NO_TERMINATOR)
     if not user:
@@ -239,7 +240,8 @@ def _unescape(value: bytes, at: int) -> tuple[bytes, int]:
 
 def _refuse(client: Any, text: str, name: bytes, value: bytes) -> None:
     shown = f"{text}: {decode_text(name)}"
-    log.warning(f"{client.prefix} {shown}={decode_text(value)}")
+    given = without_secrets(f"{shown}={decode_text(value)}")
+    log.warning(f"{client.prefix} {given}")
     raise Disconnect(shown)
 
 
