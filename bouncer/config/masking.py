@@ -12,6 +12,7 @@ import re
 from typing import Final
 
 HIDDEN: Final = "***"
+EMPTY: Final = ("''", '""')
 
 # Enough of `password`, `passwd`, `ldapbindpasswd`, `secret`, and of their misspellings;
 # connect_query may hold anything.
@@ -63,6 +64,8 @@ def without_secrets(text: str, bare: bool = False) -> str:
         found = _SECRET.match(text, word.start())
         if found is None or not (bare or found["sign"].strip()):
             continue
+        if found["value"] in EMPTY:
+            continue  # there is nothing to hide
         done += [text[at : found.start("value")], HIDDEN]
         at = found.end()
         if found["sign"].strip() and text[at - 1] not in "'\"":
