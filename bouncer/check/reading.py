@@ -20,8 +20,10 @@ from bouncer.config.ini import (
     Refused,
     read_file,
     reason_of,
+    why,
 )
 from bouncer.config.load import SECTIONS, Loader
+from bouncer.config.masking import without_secrets
 from bouncer.config.params import MAIN, OURS, PARAMS
 from bouncer.config.settings import Configuration, Settings
 from bouncer.config.userlist import UserList
@@ -176,6 +178,8 @@ class PatientLoader(Loader):
     def refused(self, key: str, value: str, place: Place, line: str) -> None:
         """Write down a refused item."""
         section = self.current
+        secret, value = value, without_secrets(value, bare=True)
+        line = why(line, secret, value)
         if section is None:
             hint = "begin with [pgbouncer] or [databases]"
             self.find(ERROR, "stands before the first section", place, key, hint)
