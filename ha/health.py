@@ -276,7 +276,7 @@ class HealthServer:
         """Count a checker; make room for it."""
         self.checkers[checker] = None
         if len(self.checkers) > MAX_CONNECTIONS:
-            next(iter(self.checkers)).drop()
+            self.send_away(next(iter(self.checkers)))
 
     def leave(self, checker: Checker) -> None:
         """Forget a checker."""
@@ -287,7 +287,12 @@ class HealthServer:
         """Count a checker that is sent much: what it does not read is kept."""
         self.large[checker] = None
         if len(self.large) > MAX_LARGE:
-            next(iter(self.large)).drop()
+            self.send_away(next(iter(self.large)))
+
+    def send_away(self, checker: Checker) -> None:
+        """Make room; it counts no more at once, and ends in the loop's next turn."""
+        self.leave(checker)
+        checker.drop()
 
     def http(self, line: str, reply: Reply) -> None:
         """Hand the whole response to a request line to *reply*, perhaps later."""
