@@ -21,7 +21,7 @@ from libc.stdint cimport uint32_t
 
 from bouncer.relay.client cimport Client
 from bouncer.relay.outstanding cimport (
-    next_note, notes_made, owed_at, owed_clear, owed_push)
+    is_goal, next_note, notes_made, owed_at, owed_clear, owed_push)
 from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, Server
 from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, drop_unused, numbered,
@@ -265,9 +265,11 @@ cdef int put_owed(Server server, list entries, told) except -1:
     if len(entries) > MOST_TOLD:
         raise ValueError("owed: too many")
     owed_clear(&server.owed)
+    server.goals = 0
     for entry in entries:
         kind, action, note = parts("owed", entry, 3)
         kind, action = whole("owed", kind, 255), whole("owed", action, ACTIONS)
+        server.goals += is_goal(kind)
         owed_push(&server.owed, kind, action,
                   None if note is None else pending_of(server, kind, note))
     return 0

@@ -169,7 +169,9 @@ cdef class Client(Stream):
         cdef Buf own
         cdef Poller poller = self.poller
         cdef Server server = self.server
-        if self.is_stuck():
+        if ((self.put_off or buf_size(&self.out) > HIGH_WATER
+                or (server is not None and buf_size(&server.out) > 0))
+                and self.is_stuck()):
             return 0
         own.data = NULL
         own.start = own.end = own.capacity = 0

@@ -34,7 +34,6 @@ cdef struct OwedQueue:
     uint32_t head
     uint32_t count
     uint32_t capacity
-    uint32_t goals              # how many of them end what is skipped, see is_goal
     uint32_t syncs_known        # so many behind the head are known to be Syncs
 
 

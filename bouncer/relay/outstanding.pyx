@@ -47,8 +47,6 @@ cdef int owed_push(OwedQueue* queue, int kind, int action, object note) except -
     entry.action = action
     entry.note = NULL
     entry.behind = last_note
-    if is_goal(kind):
-        queue.goals += 1
     if note is not None:
         Py_INCREF(note)
         entry.note = <PyObject*>note
@@ -59,8 +57,6 @@ cdef void owed_pop(OwedQueue* queue) noexcept:
     """Settle the head."""
     cdef Owed* entry = owed_at(queue, 0)
     cdef PyObject* note = entry.note
-    if is_goal(entry.kind):
-        queue.goals -= 1
     if queue.syncs_known:
         queue.syncs_known -= 1
     queue.head += 1
@@ -90,8 +86,6 @@ cdef void owed_cut(OwedQueue* queue, uint32_t count) noexcept:
     for i in range(count):
         entry = owed_at(queue, 1)
         note = entry.note
-        if is_goal(entry.kind):
-            queue.goals -= 1
         queue.head += 1
         if queue.head == queue.capacity:
             queue.head = 0

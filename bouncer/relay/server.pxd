@@ -54,6 +54,7 @@ cdef class Server(Stream):
         readonly Client client  # linked, else None
         # Why it may not be shared (design D5)
         OwedQueue owed
+        uint32_t goals          # Queries, Syncs and FunctionCalls among them
         bint ready              # the last thing it said is ReadyForQuery 'I'
         int status              # the byte of the last ReadyForQuery
         bint dirty              # spoke out of turn

@@ -11,7 +11,7 @@ from libc.string cimport memcmp
 from bouncer import log
 from bouncer.relay.client cimport CL_WAITING, Client
 from bouncer.relay.outstanding cimport (
-    FAKE, FORWARD, REFUSED, SWALLOW, Owed, notes_made, owed_at, owed_clear, owed_cut,
+    FAKE, FORWARD, REFUSED, SWALLOW, Owed, is_goal, notes_made, owed_at, owed_clear, owed_cut,
     owed_pop, owed_push)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
@@ -330,7 +330,7 @@ cdef class Server(Stream):
         Only called after an error. A Query or Sync that is owed was sent behind what
         has failed, so that it goes on from there.
         """
-        return self.owed.goals == 0 and self.owed.count > 0
+        return self.goals == 0 and self.owed.count > 0
 
     cdef int crowd(self) except -1:
         """The client asks without end: wait until half of it is answered.
@@ -415,11 +415,13 @@ cdef class Server(Stream):
         if (syncs + 1 < self.owed.count
                 and owed_at(&self.owed, syncs + 1).kind == FE_COPY_DONE):
             owed_cut(&self.owed, syncs + 1)
+            self.goals -= syncs
             self.unsure |= failed and syncs > 0
             self.copy = COPY_NONE
             return 0
         if failed and syncs and owed_at(&self.owed, 0).kind != FE_EXECUTE:
             owed_cut(&self.owed, syncs)
+            self.goals -= syncs
             self.unsure = True
         if failed and self.owed.count and owed_at(&self.owed, 0).kind == FE_EXECUTE:
             self.copy = COPY_FAILED     # skipped up to a Sync behind the client's end
@@ -435,6 +437,7 @@ cdef class Server(Stream):
             self.skipped(i)
         if self.owed.count > 1:
             owed_cut(&self.owed, self.owed.count - 1)
+            self.goals = is_goal(owed_at(&self.owed, 0).kind)
         self.copy = COPY_NONE
         return 0
 
@@ -449,6 +452,7 @@ cdef class Server(Stream):
         """Ask for an answer that tells whether one more ReadyForQuery comes before."""
         self.unsure = self.probed = False
         owed_push(&self.owed, FE_QUERY, SWALLOW, None)
+        self.goals += 1
         return self.send(b"Q\0\0\0\5\0", 6)
 
     cdef int settle_ready(self) except -1:
@@ -466,7 +470,8 @@ cdef class Server(Stream):
         while count < self.owed.count:
             kind = owed_at(&self.owed, count).kind
             count += 1
-            if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:
+            if is_goal(kind):
+                self.goals -= 1
                 break
         # Undone from the last to the first: each was done on top of those before.
         for i in range(count, 0, -1):
@@ -712,7 +717,7 @@ cdef class Server(Stream):
         it means. It stays with its client.
         """
         if not self.close_needed and self.prepared.has_since(
-                self.group - self.owed.goals):
+                self.group - self.goals):
             self.close_needed = True
         return 0
 
@@ -764,8 +769,9 @@ cdef class Server(Stream):
         if self.copy == COPY_FAILED and code == FE_SYNC:
             self.copy_given_up()        # no CopyDone came: Sync ends it as well
         self.ready = False
-        if code == FE_SYNC or code == FE_QUERY or code == FE_FUNCTION_CALL:
+        if is_goal(code):
             self.group += 1
+            self.goals += 1
         return owed_push(&self.owed, code, FORWARD, None)
 
     cdef bint is_clean(self) noexcept:
@@ -819,6 +825,7 @@ cdef class Server(Stream):
         self.pool.queue_only = False
         self.shut()
         owed_clear(&self.owed)
+        self.goals = 0
         if self.prepared is not None:
             self.prepared.clear()
         self.app.server_gone(self, reason)

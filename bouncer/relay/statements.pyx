@@ -103,45 +103,64 @@ cdef inline uint64_t turned(uint64_t value, int bits) noexcept nogil:
     return (value << bits) | (value >> (64 - bits))
 
 
-cdef uint64_t hashed(const char* p, Py_ssize_t size, uint64_t first,
-                     uint64_t second) noexcept nogil:
+cdef struct Sip:
+    uint64_t a
+    uint64_t b
+    uint64_t c
+    uint64_t d
+
+
+cdef inline void sip_round(Sip* v) noexcept nogil:
+    v.a += v.b
+    v.b = turned(v.b, 13) ^ v.a
+    v.a = turned(v.a, 32)
+    v.c += v.d
+    v.d = turned(v.d, 16) ^ v.c
+    v.a += v.d
+    v.d = turned(v.d, 21) ^ v.a
+    v.c += v.b
+    v.b = turned(v.b, 17) ^ v.c
+    v.c = turned(v.c, 32)
+
+
+cdef inline uint64_t last_word(const char* p, Py_ssize_t size) noexcept nogil:
+    """The bytes behind the last whole word, and the size above them."""
+    cdef uint64_t word = 0
+    cdef Py_ssize_t left = size & 7
+    cdef Py_ssize_t i
+    if left and size >= 8:
+        memcpy(&word, p + size - 8, 8)
+        word >>= 8 * (8 - left)
+    else:
+        for i in range(left):
+            word |= <uint64_t><unsigned char>p[i] << (8 * i)
+    return word | (<uint64_t>size << 56)
+
+
+cdef inline uint64_t hashed(const char* p, Py_ssize_t size, uint64_t first,
+                            uint64_t second) noexcept nogil:
     """SipHash-1-3 (Aumasson and Bernstein, 2012) with the key *first*, *second*."""
-    cdef uint64_t v0 = first ^ 0x736f6d6570736575u
-    cdef uint64_t v1 = second ^ 0x646f72616e646f6du
-    cdef uint64_t v2 = first ^ 0x6c7967656e657261u
-    cdef uint64_t v3 = second ^ 0x7465646279746573u
+    cdef Sip v
     cdef uint64_t word
-    cdef Py_ssize_t left = size
-    cdef int rounds = 1
-    cdef int i
-    while True:
-        if left >= 8:
-            memcpy(&word, p, 8)
-            p += 8
-        elif left >= 0:
-            word = <uint64_t>size << 56
-            for i in range(<int>left):
-                word |= <uint64_t><unsigned char>p[i] << (8 * i)
-        else:
-            word = 0
-            v2 ^= 0xff
-            rounds = 3
-        v3 ^= word
-        for i in range(rounds):
-            v0 += v1
-            v1 = turned(v1, 13) ^ v0
-            v0 = turned(v0, 32)
-            v2 += v3
-            v3 = turned(v3, 16) ^ v2
-            v0 += v3
-            v3 = turned(v3, 21) ^ v0
-            v2 += v1
-            v1 = turned(v1, 17) ^ v2
-            v2 = turned(v2, 32)
-        v0 ^= word
-        if left < 0:
-            return v0 ^ v1 ^ v2 ^ v3
-        left -= 8
+    cdef Py_ssize_t i
+    v.a = first ^ 0x736f6d6570736575u
+    v.b = second ^ 0x646f72616e646f6du
+    v.c = first ^ 0x6c7967656e657261u
+    v.d = second ^ 0x7465646279746573u
+    for i in range(size >> 3):
+        memcpy(&word, p + 8 * i, 8)
+        v.d ^= word
+        sip_round(&v)
+        v.a ^= word
+    word = last_word(p, size)
+    v.d ^= word
+    sip_round(&v)
+    v.a ^= word
+    v.c ^= 0xff
+    sip_round(&v)
+    sip_round(&v)
+    sip_round(&v)
+    return v.a ^ v.b ^ v.c ^ v.d
 
 
 cdef inline uint64_t name_hash(const char* p, Py_ssize_t size) noexcept nogil:
