@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from bouncer.relay.statements import keyed_hash
 from tests.relay import frames as f
 from tests.relay.harness import give_backends
@@ -40,7 +38,9 @@ def test_one_more_is_refused_and_the_session_goes_on(relay):
     assert full.client.prepared_count == MOST
     assert f.rows(full.ask(f.query("select still here"))) == [b"still here"]
     assert f.codes(full.ask(f.bind("n7"), f.execute(), f.SYNC)) == "2DCZ"
-    assert f.codes(full.ask(f.close("n7"), f.parse("more", "select 1"), f.SYNC)) == "31Z"
+    assert (
+        f.codes(full.ask(f.close("n7"), f.parse("more", "select 1"), f.SYNC)) == "31Z"
+    )
 
 
 def test_all_up_to_the_next_sync_is_skipped(relay):

@@ -107,7 +107,9 @@ def test_parameter_that_is_no_utf8_harms_nobody(relay):
     name = b"\xff\xfe\xc0".decode("utf-8", "surrogateescape")
     assert unasked_values([(name, name)]) == {}
     assert index_of(name) is None
-    assert from_dict({name: name, "TimeZone": name}).as_dict() == {"TimeZone": "\ufffd" * 3}
+    assert from_dict({name: name, "TimeZone": name}).as_dict() == {
+        "TimeZone": "\ufffd" * 3
+    }
     r = relay()
     client = r.client()
     client.send(f.query("a"))

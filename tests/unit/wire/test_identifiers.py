@@ -24,7 +24,8 @@ from bouncer.wire.identifiers import is_list, quoted_list
         (b'a"b', b'"a""b"'),
         (b'"a""b"', b'"a""b"'),
         (b'"a,b" , c', b'"a,b",c'),
-        (b"public;create/**/table/**/t(x/**/int)", b'"public;create/**/table/**/t(x/**/int)"'),
+        (b"public;create/**/table/**/t(x/**/int)",
+         b'"public;create/**/table/**/t(x/**/int)"'),
         (b"", b"''"),
         (b"  ", b"''"),
         (b'""', b"''"),
@@ -35,7 +36,9 @@ from bouncer.wire.identifiers import is_list, quoted_list
         (b"\x83\x5c", b'"\x83\x5c"'),
     ],
 )  # fmt: skip
-def test_identifiers_are_quoted_where_they_need_it(value: bytes, written: bytes) -> None:
+def test_identifiers_are_quoted_where_they_need_it(
+    value: bytes, written: bytes
+) -> None:
     assert is_list(value)
     assert quoted_list(value) == written
 
