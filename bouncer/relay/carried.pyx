@@ -265,11 +265,10 @@ cdef int put_owed(Server server, list entries, told) except -1:
     if len(entries) > MOST_TOLD:
         raise ValueError("owed: too many")
     owed_clear(&server.owed)
-    server.goals = 0
     for entry in entries:
         kind, action, note = parts("owed", entry, 3)
         kind, action = whole("owed", kind, 255), whole("owed", action, ACTIONS)
-        server.goals += is_goal(kind)
+        server.owed.goals += is_goal(kind)
         owed_push(&server.owed, kind, action,
                   None if note is None else pending_of(server, kind, note))
     return 0

@@ -46,7 +46,6 @@ cdef class Client(Stream):
         bint introduced         # a PROXY header came before that: there is no second
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
-        bint put_off            # has had its turn: goes on in the next round (pump)
         int refusing            # a RefusedUnit: what comes of it goes nowhere
         public bint notified    # was told that it is queued (query_wait_notify)
         public bint on_console

@@ -17,8 +17,8 @@ from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT
 from bouncer.relay.statements cimport (
-    MOST_TEXT, TOO_MANY, NameTable, NameEntry, Pending, Prepared, PreparedSet, Statement,
-    statement_for, unused_number)
+    MOST_TEXT, TOO_MANY, NameEntry, NameTable, Pending, Prepared, PreparedSet,
+    Statement, statement_for, unused_number)
 from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,

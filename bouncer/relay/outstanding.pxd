@@ -34,6 +34,8 @@ cdef struct OwedQueue:
     uint32_t head
     uint32_t count
     uint32_t capacity
+    uint32_t goals              # Queries, Syncs and so on among them: the server counts
+    uint64_t forgotten          # notes up to this one tell of nothing any more
     uint32_t syncs_known        # so many behind the head are known to be Syncs
 
 

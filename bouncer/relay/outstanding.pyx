@@ -75,6 +75,7 @@ cdef void owed_pop(OwedQueue* queue) noexcept:
 cdef void owed_clear(OwedQueue* queue) noexcept:
     while queue.count:
         owed_pop(queue)
+    queue.goals = 0
 
 
 cdef void owed_cut(OwedQueue* queue, uint32_t count) noexcept:
@@ -82,8 +83,9 @@ cdef void owed_cut(OwedQueue* queue, uint32_t count) noexcept:
     cdef Owed first = owed_at(queue, 0)[0]
     cdef Owed* entry
     cdef PyObject* note
-    cdef uint32_t i
-    for i in range(count):
+    cdef uint32_t left = count
+    while left:
+        left -= 1
         entry = owed_at(queue, 1)
         note = entry.note
         queue.head += 1

@@ -54,7 +54,6 @@ cdef class Server(Stream):
         readonly Client client  # linked, else None
         # Why it may not be shared (design D5)
         OwedQueue owed
-        uint32_t goals          # Queries, Syncs and FunctionCalls among them
         bint ready              # the last thing it said is ReadyForQuery 'I'
         int status              # the byte of the last ReadyForQuery
         bint dirty              # spoke out of turn
@@ -81,7 +80,6 @@ cdef class Server(Stream):
         bint doubting           # it has contradicted what we know of *prepared*
         bint own_unnamed        # the linked client has parsed the unnamed statement
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
-        uint64_t forgotten      # notes up to this one tell of nothing any more
         uint32_t late_closes    # Closes of ours that a ReadyForQuery has overtaken
         public bytes cancel_key
         public bytes error      # first ErrorResponse while we were asking

@@ -11,8 +11,8 @@ from libc.string cimport memcmp
 from bouncer import log
 from bouncer.relay.client cimport CL_WAITING, Client
 from bouncer.relay.outstanding cimport (
-    FAKE, FORWARD, REFUSED, SWALLOW, Owed, is_goal, notes_made, owed_at, owed_clear, owed_cut,
-    owed_pop, owed_push)
+    FAKE, FORWARD, REFUSED, SWALLOW, Owed, is_goal, notes_made, owed_at, owed_clear,
+    owed_cut, owed_pop, owed_push)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
@@ -330,7 +330,7 @@ cdef class Server(Stream):
         Only called after an error. A Query or Sync that is owed was sent behind what
         has failed, so that it goes on from there.
         """
-        return self.goals == 0 and self.owed.count > 0
+        return self.owed.goals == 0 and self.owed.count > 0
 
     cdef int crowd(self) except -1:
         """The client asks without end: wait until half of it is answered.
@@ -415,13 +415,13 @@ cdef class Server(Stream):
         if (syncs + 1 < self.owed.count
                 and owed_at(&self.owed, syncs + 1).kind == FE_COPY_DONE):
             owed_cut(&self.owed, syncs + 1)
-            self.goals -= syncs
+            self.owed.goals -= syncs
             self.unsure |= failed and syncs > 0
             self.copy = COPY_NONE
             return 0
         if failed and syncs and owed_at(&self.owed, 0).kind != FE_EXECUTE:
             owed_cut(&self.owed, syncs)
-            self.goals -= syncs
+            self.owed.goals -= syncs
             self.unsure = True
         if failed and self.owed.count and owed_at(&self.owed, 0).kind == FE_EXECUTE:
             self.copy = COPY_FAILED     # skipped up to a Sync behind the client's end
@@ -437,7 +437,7 @@ cdef class Server(Stream):
             self.skipped(i)
         if self.owed.count > 1:
             owed_cut(&self.owed, self.owed.count - 1)
-            self.goals = is_goal(owed_at(&self.owed, 0).kind)
+            self.owed.goals = is_goal(owed_at(&self.owed, 0).kind)
         self.copy = COPY_NONE
         return 0
 
@@ -452,7 +452,7 @@ cdef class Server(Stream):
         """Ask for an answer that tells whether one more ReadyForQuery comes before."""
         self.unsure = self.probed = False
         owed_push(&self.owed, FE_QUERY, SWALLOW, None)
-        self.goals += 1
+        self.owed.goals += 1
         return self.send(b"Q\0\0\0\5\0", 6)
 
     cdef int settle_ready(self) except -1:
@@ -471,7 +471,7 @@ cdef class Server(Stream):
             kind = owed_at(&self.owed, count).kind
             count += 1
             if is_goal(kind):
-                self.goals -= 1
+                self.owed.goals -= 1
                 break
         # Undone from the last to the first: each was done on top of those before.
         for i in range(count, 0, -1):
@@ -501,7 +501,7 @@ cdef class Server(Stream):
             if pending.name is not None and client is not None:
                 # The statement does not exist: its name is free again.
                 client.names.note_failure(pending.name)
-        elif pending.statement is None or pending.made <= self.forgotten:
+        elif pending.statement is None or pending.made <= self.owed.forgotten:
             return 0                # nothing to bring back
         elif entry.action == SWALLOW:
             # Our Close of an evicted statement: it is still there.
@@ -717,7 +717,7 @@ cdef class Server(Stream):
         it means. It stays with its client.
         """
         if not self.close_needed and self.prepared.has_since(
-                self.group - self.goals):
+                self.group - self.owed.goals):
             self.close_needed = True
         return 0
 
@@ -754,12 +754,12 @@ cdef class Server(Stream):
             return 0
         # What was sent behind that command is still to come, or has come already:
         # only what was parsed before it is gone.
-        self.forgotten = (owed_at(&self.owed, 0).behind if self.owed.count
+        self.owed.forgotten = (owed_at(&self.owed, 0).behind if self.owed.count
                           else notes_made())
         if self.prepared is not None:
-            self.prepared.forget(self.forgotten)
+            self.prepared.forget(self.owed.forgotten)
         if client is not None and client.names is not None:
-            client.names.forget(self.forgotten)
+            client.names.forget(self.owed.forgotten)
         return 0
 
     # Called by clients and pools
@@ -771,7 +771,7 @@ cdef class Server(Stream):
         self.ready = False
         if is_goal(code):
             self.group += 1
-            self.goals += 1
+            self.owed.goals += 1
         return owed_push(&self.owed, code, FORWARD, None)
 
     cdef bint is_clean(self) noexcept:
@@ -825,7 +825,6 @@ cdef class Server(Stream):
         self.pool.queue_only = False
         self.shut()
         owed_clear(&self.owed)
-        self.goals = 0
         if self.prepared is not None:
             self.prepared.clear()
         self.app.server_gone(self, reason)

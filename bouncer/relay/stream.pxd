@@ -35,6 +35,7 @@ cdef class Stream:
         bint quiet              # suspended: nothing is read until `rouse`
         bint flush_queued       # stands in the poller's list of unsent streams
         bint modest             # what it sends now may have to be kept for long
+        bint put_off            # has had its turn: goes on in the next round
         bint broken             # the peer is gone for writing; reading tells why
         readonly bint closed
         bint specials           # logging in: packets may lack a type byte

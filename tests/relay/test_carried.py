@@ -198,7 +198,7 @@ NOT_CARRIED = {
             PLACE),
         **dict.fromkeys(
             ("held_back", "dropping", "refusing", "remain", "wait_kind", "wait_start",
-             "wait_note", "notified", "ends_with", "put_off"), STILL),
+             "wait_note", "notified", "ends_with"), STILL),
         **dict.fromkeys(
             ("first_byte_is_tls", "started", "refused_tls", "introduced",
              "application_name_override", "startup_params", "known", "proof"), LOGIN),
@@ -210,7 +210,7 @@ NOT_CARRIED = {
              "address_text", "cancel_key", "backend_pid", "tracked", "unasked"), PLACE),
         **dict.fromkeys(
             ("cancels", "release_due", "place_due", "crowded", "remain", "fakes_due",
-             "skipping", "error", "peer", "cancel_for", "forgotten"), STILL),
+             "skipping", "error", "peer", "cancel_for"), STILL),
         "equal_to": CACHE,
         "fresh": "whoever had it before: its session is discarded before auth_query",
     },
