@@ -754,8 +754,8 @@ cdef class Server(Stream):
             return 0
         # What was sent behind that command is still to come, or has come already:
         # only what was parsed before it is gone.
-        self.owed.forgotten = (owed_at(&self.owed, 0).behind if self.owed.count
-                          else notes_made())
+        self.owed.forgotten = (
+            owed_at(&self.owed, 0).behind if self.owed.count else notes_made())
         if self.prepared is not None:
             self.prepared.forget(self.owed.forgotten)
         if client is not None and client.names is not None:
