@@ -2,7 +2,7 @@
 #
 #   PYTHON=...        the interpreter that .venv is made from
 #   VENV=...          where the virtual environment goes
-#   BOUNCER_DEBUG=1   a build that counts objects and checks itself
+#   BOUNCER_DEBUG=1   a build that counts objects and checks itself; see `checked`
 #   RECORD=1          let `bench-count` write down what it has counted
 #   FUZZ_SECONDS=...  how long `fuzz` goes on in all
 #   JOBS=3            how many processes share the files of `test`
@@ -27,8 +27,8 @@ SOURCES := $(shell find bouncer admin ha -name '*.py' -o -name '*.pyx' -o -name 
 debug_CFLAGS := -O1 -g -fwrapv -DBOUNCER_DEBUG=1
 release_CFLAGS := -O2 -g0 -fwrapv -DNDEBUG
 
-.PHONY: build demo test lint unit live compat adversity bench bench-short bench-count \
-	soak fuzz fuzz-again fuzz-keep outside outside-short dist clean distclean
+.PHONY: build demo test checked lint unit live compat adversity bench bench-short \
+	bench-count soak fuzz fuzz-again fuzz-keep outside outside-short dist clean distclean
 
 build: $(BUILT)
 
@@ -68,6 +68,15 @@ demo: build
 # All that decides whether a change may go in.
 test: build $(VENV)/testable
 	$(PYTEST) $(POOLER_OPTION) -m "not slow" -n $(JOBS) --dist loadfile
+
+# With the build that checks itself: the relay, and live tests that open, share and end
+# connections in many ways. `make build` makes the release build again.
+CHECKED_TESTS := tests/relay tests/fuzz/test_relay.py $(addprefix tests/live/test_, \
+	adversity.py pool_life.py queueing.py takeover.py wells.py)
+
+checked:
+	$(MAKE) BOUNCER_DEBUG=1 build $(VENV)/testable
+	$(PYTEST) -m "not slow" -n $(JOBS) --dist loadfile $(CHECKED_TESTS)
 
 lint: build $(VENV)/testable
 	$(PYTEST) tests/test_source.py tests/test_floors.py

@@ -30,6 +30,7 @@ from bouncer.errors import ConfigError, StartError
 from bouncer.front import Front
 from bouncer.listener import Listeners, unix_socket_name, unix_socket_path
 from bouncer.options import HELP, Options, UsageError, parse
+from bouncer.relay import checked
 from bouncer.service import Service, passed_fds
 
 # After the start the collector rarely finds anything: no cycles are made per
@@ -276,6 +277,7 @@ class Program:
         Without the interpreter's own farewell: a thread that waits for PAM or LDAP
         must not hold the process.
         """
+        checked.report()
         log.detach()
         self.step_aside()
         sys.stdout.flush()

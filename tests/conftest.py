@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bouncer.relay import checked
 from tests.support import extensions
 from tests.support.ground import Ground, Postgres, Unusable
 from tests.support.ordinary import make_ordinary
@@ -48,6 +49,16 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("fuzz", quick, max_examples=examples)
     if not config.getoption("--hypothesis-profile", None):
         hypothesis.settings.load_profile("pybouncer")
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """In the debug build: no check failed during the test, and nothing was left."""
+    yield
+    if checked.is_debug():
+        failed = checked.failures[:]
+        checked.failures.clear()
+        assert not failed + checked.leaks()
 
 
 def stale_extensions() -> list[str]:

@@ -6,6 +6,7 @@ from bouncer.relay.stream cimport Stream
 
 cdef class Client(Stream)
 
+from bouncer.relay.checked cimport CHECKED, check_client_move
 from bouncer.relay.door cimport Counts, Door, Known
 from bouncer.relay.proof cimport Proof
 from bouncer.relay.poller cimport Poller
@@ -36,7 +37,7 @@ cdef enum RefusedUnit:          # of which the client has been told the error
 
 cdef class Client(Stream):
     cdef:
-        public int state
+        readonly int state      # changed by move_client alone
         public int wait_kind
         public Pool pool
         readonly Server server  # linked, else None
@@ -125,3 +126,11 @@ cdef class Client(Stream):
     cdef bint sent_whole(self) noexcept
     cdef int leave(self, Server server) except -1
     cdef int end(self, str reason, bint notify, str sqlstate) except -1
+
+
+cdef inline int move_client(Client client, int state) except -1:
+    """*client* is in *state* from now on; the debug build refuses wrong moves."""
+    if CHECKED:
+        check_client_move(client, client.closed, client.state, state)
+    client.state = state
+    return 0

@@ -929,7 +929,7 @@ cdef class Client(Stream):
         self.started = True
         self.specials = False
         self.forget_kept()
-        self.state = CL_ACTIVE
+        move_client(self, CL_ACTIVE)
         return 0
 
     def pump(self):

@@ -5,6 +5,8 @@ from typing import Any
 from bouncer.relay.poller import Poller
 from bouncer.relay.stream import StreamList
 
+def break_release(on: bool) -> None: ...
+
 class Pool:
     poller: Poller
     database: Any

@@ -7,15 +7,40 @@ pause, a limit, an age) is the keeper's, which is Python. The newest idle
 server goes first, so that the oldest can reach server_idle_timeout.
 """
 
+from bouncer.relay.checked cimport CHECKED, failed
 from bouncer.relay.client cimport (
     CL_ACTIVE, CL_ACTIVE_CANCEL, CL_LOGIN, CL_WAITING, CL_WAITING_CANCEL,
-    WAIT_QUERY, Client)
+    WAIT_QUERY, Client, move_client)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.server cimport (
     PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, PLACE_LOGIN, PLACE_RELEASED, SV_ACTIVE,
-    SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE, SV_TESTED, SV_USED, Server)
+    SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE, SV_TESTED, SV_USED, Server,
+    move_server)
 from bouncer.relay.stream cimport Stream, StreamList
 from bouncer.relay.tracked cimport set_batch
+
+
+cdef bint release_is_broken = False
+
+
+def break_release(bint on):
+    """Share servers as they are: for the test that sees the debug build notice."""
+    global release_is_broken
+    release_is_broken = on
+
+
+cdef int check_shared(Server server) except -1:
+    """Somebody else gets *server*: in the debug build that it may be is asserted."""
+    if not server.is_clean():
+        return failed(f"{server!r} is shared, though {server.why_unclean()}")
+    return 0
+
+
+cdef inline int rest(Server server) except -1:
+    """*server* waits for whoever comes next; the caller says where in the list."""
+    if CHECKED:
+        check_shared(server)
+    return move_server(server, SV_IDLE)
 
 
 cdef class Pool:
@@ -56,6 +81,8 @@ cdef class Pool:
                 elif not server.is_clean():
                     server.end("idle server got dirty", True, False, "08P01")
                 else:
+                    if CHECKED:
+                        check_shared(server)
                     return self.link(client, server)
         if self.queue_only:
             # The policy has looked at this very situation: nothing to decide.
@@ -80,7 +107,7 @@ cdef class Pool:
         client.wait_kind = kind
         client.wait_start = self.poller.now
         client.notified = False
-        client.state = CL_WAITING
+        move_client(client, CL_WAITING)
         self.waiting.push_tail(client)
         client.pause_reading()
         return 0
@@ -89,7 +116,7 @@ cdef class Pool:
         """The wait is over without a server (a welcome, a refusal)."""
         if client.state == CL_WAITING:
             self.wait_us += self.poller.now - client.wait_start
-            client.state = CL_ACTIVE
+            move_client(client, CL_ACTIVE)
             self.clients.push_tail(client)
             client.resume_reading()
 
@@ -99,12 +126,12 @@ cdef class Pool:
         cdef bytes batch
         if client.state == CL_WAITING:
             self.wait_us += self.poller.now - client.wait_start
-            client.state = CL_ACTIVE
+            move_client(client, CL_ACTIVE)
             self.clients.push_tail(client)
         client.server = server
         client.modest = False
         server.client = client
-        server.state = SV_ACTIVE
+        move_server(server, SV_ACTIVE)
         server.phase = PH_RELAY
         server.in_error = server.own_unnamed = server.fresh = False
         self.active.push_tail(server)
@@ -145,7 +172,7 @@ cdef class Pool:
         """Find the place of an unlinked server: a client, a list, or the end."""
         # Nearly every way one client ever got another's rows, in any pooler,
         # was a server that was shared when this did not hold (design D5).
-        if not server.is_clean():
+        if not server.is_clean() and not (CHECKED and release_is_broken):
             return server.end("idle server got dirty", True, False, "08P01")
         if (server.close_needed or server.cancels or server.replication
                 or (self.reset_on_release and not after_reset)
@@ -154,7 +181,7 @@ cdef class Pool:
             return self.settle_special(server, after_reset)
         if self.waiting.head is not None:
             return self.hand_over(server)
-        server.state = SV_IDLE
+        rest(server)
         if self.round_robin:
             self.idle.push_tail(server)
         else:
@@ -170,7 +197,7 @@ cdef class Pool:
             return server.end("close_needed", True, False, "08P01")
         if server.cancels:
             # A cancel that arrives late must not hit the next client's query.
-            server.state = SV_BEING_CANCELED
+            move_server(server, SV_BEING_CANCELED)
             self.being_canceled.push_tail(server)
             return 0
         if server.replication:
@@ -180,16 +207,16 @@ cdef class Pool:
         if self.reset_on_release and not after_reset:
             if len(self.reset_query) > LONGEST_QUERY:
                 return server.end("reset query failed", False, False, "08P01")
-            server.state = SV_TESTED
+            move_server(server, SV_TESTED)
             self.tested.push_head(server)
             return server.ask(self.reset_query, PH_RESET)
         if self.blocked:
-            server.state = SV_IDLE
+            rest(server)
             self.idle.push_head(server)
             self.keeper.idle_while_blocked(self, server)
             return 0
         if self.check_on_release and not after_reset:
-            server.state = SV_USED
+            move_server(server, SV_USED)
             self.used.push_head(server)
             self.queue_only = False
             if self.waiting.head is not None:
@@ -199,7 +226,7 @@ cdef class Pool:
             return 0
         if self.waiting.head is not None:
             return self.hand_over(server)
-        server.state = SV_IDLE
+        rest(server)
         if self.round_robin:
             self.idle.push_tail(server)
         else:
@@ -216,7 +243,7 @@ cdef class Pool:
         """
         cdef Stream waiter = None
         if self.handing:
-            server.state = SV_IDLE
+            rest(server)
             self.idle.push_head(server)
             return 0
         self.handing = True
@@ -240,10 +267,12 @@ cdef class Pool:
     cdef int give(self, Server server) except -1:
         cdef Client client = <Client>self.waiting.head
         if client.replication or client.wait_kind != WAIT_QUERY:
-            server.state = SV_IDLE
+            rest(server)
             self.idle.push_head(server)
             self.keeper.special_waiter(self, client, server)
             return 0
+        if CHECKED:
+            check_shared(server)
         if self.link(client, server) == LINKED:
             client.go_on()
         return 0
@@ -266,7 +295,7 @@ cdef class Pool:
             server.end("idle server got dirty", True, False, "08P01")
             return
         if self.waiting.head is None or self.blocked:
-            server.state = SV_IDLE
+            rest(server)
             self.idle.push_head(server)
             if self.blocked:
                 self.keeper.idle_while_blocked(self, server)
@@ -295,7 +324,7 @@ cdef class Pool:
 
     def push_cancel(self, Server server):
         """A connection carries a CancelRequest instead of a login."""
-        server.state = SV_ACTIVE_CANCEL
+        move_server(server, SV_ACTIVE_CANCEL)
         self.active_cancel.push_tail(server)
 
     def push_client(self, Client client):
@@ -304,18 +333,18 @@ cdef class Pool:
 
     def push_cancel_client(self, Client client, bint active):
         """A client that brought a CancelRequest: waiting, or forwarded."""
-        client.state = CL_ACTIVE_CANCEL if active else CL_WAITING_CANCEL
+        move_client(client, CL_ACTIVE_CANCEL if active else CL_WAITING_CANCEL)
         (self.cancel_active if active else self.cancel_waiting).push_tail(client)
 
     def back_to_login(self, Client client):
         """A client that waited for an auth_query is in no list again."""
         if client.home is not None:
             client.home.drop(client)
-        client.state = CL_LOGIN
+        move_client(client, CL_LOGIN)
 
     def occupy(self, Server server):
         """Take an idle server for a query of our own; it is linked to nobody."""
-        server.state = SV_ACTIVE
+        move_server(server, SV_ACTIVE)
         self.active.push_tail(server)
         self.assignments += 1
         server.talk_phase()
@@ -335,19 +364,19 @@ cdef class Pool:
         if len(self.check_query) > LONGEST_QUERY:
             server.end("test query failed", False, False, "08P01")
             return
-        server.state = SV_TESTED
+        move_server(server, SV_TESTED)
         self.tested.push_head(server)
         server.ask(self.check_query, PH_CHECK)
 
     def park_used(self, Server server):
         """An idle server is due for a check before its next use."""
-        server.state = SV_USED
+        move_server(server, SV_USED)
         self.used.push_head(server)
         self.queue_only = False
 
     def unpark(self, Server server):
         """A used server needs no check after all, or its cancels are through."""
-        server.state = SV_IDLE
+        rest(server)
         self.idle.push_head(server)
 
     def settle_again(self, Server server):

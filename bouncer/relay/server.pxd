@@ -6,6 +6,7 @@ from bouncer.relay.stream cimport Stream
 
 cdef class Server(Stream)
 
+from bouncer.relay.checked cimport CHECKED, check_server_move
 from bouncer.relay.client cimport Client
 from bouncer.relay.outstanding cimport OwedQueue
 from bouncer.relay.pool cimport Pool
@@ -48,7 +49,7 @@ cdef enum Copy:
 
 cdef class Server(Stream):
     cdef:
-        public int state
+        readonly int state      # changed by move_server alone
         int phase
         public Pool pool
         readonly Client client  # linked, else None
@@ -126,5 +127,14 @@ cdef class Server(Stream):
     cdef int owe(self, int code) except -1
     cdef int ask(self, bytes query, int phase) except -1
     cdef bint is_clean(self) noexcept
+    cdef str why_unclean(self)
     # Ending
     cdef int end(self, str reason, bint terminate, bint notify, str sqlstate) except -1
+
+
+cdef inline int move_server(Server server, int state) except -1:
+    """*server* is in *state* from now on; the debug build refuses wrong moves."""
+    if CHECKED:
+        check_server_move(server, server.closed, server.state, state)
+    server.state = state
+    return 0

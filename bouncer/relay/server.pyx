@@ -782,6 +782,22 @@ cdef class Server(Stream):
                 and self.held.end == self.held.start
                 and self.out.end == self.out.start and not self.broken)
 
+    cdef str why_unclean(self):
+        """What is wrong with it, condition by condition; for the debug build."""
+        return ", ".join([name for name, wrong in (
+            ("it is not ready", not self.ready),
+            ("it owes answers", self.owed.count > 0),
+            ("a message is half received", self.remain > 0),
+            ("what it owes is not sure", self.unsure),
+            ("it spoke out of turn", self.dirty),
+            ("a COPY is open", self.copy != COPY_NONE),
+            ("a transaction is open", self.status != STATUS_IDLE),
+            ("its parameters are not known", self.tracked is None),
+            ("bytes of it are held", self.held.end != self.held.start),
+            ("bytes for it are unsent", self.out.end != self.out.start),
+            ("it cannot be written to", self.broken),
+        ) if wrong])
+
     cdef int drained(self) except -1:
         """What this server was slow to read has gone out."""
         cdef Client client = self.client
@@ -908,6 +924,11 @@ cdef class Server(Stream):
     @property
     def clean(self):
         return self.is_clean()
+
+    @property
+    def unclean(self):
+        """Why it may not be shared; empty when it may."""
+        return self.why_unclean()
 
     @property
     def is_dirty(self):

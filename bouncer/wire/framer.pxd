@@ -5,12 +5,26 @@ A message is a type byte, a big-endian length that counts itself but not the
 type byte, and a body (PostgreSQL protocol, "Messages").
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
+cdef extern from *:
+    """
+    #ifdef BOUNCER_DEBUG
+    #define BOUNCER_COUNTS_BUFFERS 1
+    #else
+    #define BOUNCER_COUNTS_BUFFERS 0
+    #endif
+    """
+    const bint COUNTED "BOUNCER_COUNTS_BUFFERS"
+
 cdef enum:
     HEADER = 5                  # bytes: type and length
+
+
+cdef int64_t buffers_kept() noexcept
+cdef void count_buffer(int change) noexcept nogil
 
 
 cdef struct Buf:                # bytes data[start:end] are in use
@@ -37,6 +51,8 @@ cdef inline Py_ssize_t buf_size(Buf* buf) noexcept nogil:
 
 
 cdef inline void buf_free(Buf* buf) noexcept nogil:
+    if COUNTED and buf.data != NULL:
+        count_buffer(-1)
     free(buf.data)
     buf.data = NULL
     buf.start = buf.end = buf.capacity = 0
@@ -58,6 +74,8 @@ cdef inline char* buf_room(Buf* buf, Py_ssize_t count) except NULL:
         grown = <char*>malloc(capacity)
         if grown == NULL:
             raise MemoryError()
+        if COUNTED and buf.data == NULL:
+            count_buffer(1)
         if used:
             memcpy(grown, buf.data + buf.start, used)
         free(buf.data)

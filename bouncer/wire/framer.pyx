@@ -1,5 +1,17 @@
 """Message boundaries for Python callers; the relay uses framer.pxd directly."""
 
+cdef int64_t kept = 0
+
+
+cdef int64_t buffers_kept() noexcept:
+    """Buffers that own memory; counted in the debug build only."""
+    return kept
+
+
+cdef void count_buffer(int change) noexcept nogil:
+    global kept
+    kept += change
+
 
 def split(bytes data not None):
     """Cut *data* into complete ``(code, body)`` messages and the rest."""

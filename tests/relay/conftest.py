@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bouncer import log
+from bouncer.relay import checked
 from bouncer.relay import stream as relay_stream
 from bouncer.relay.statements import known_statements
 from tests.relay.harness import Relay
@@ -33,6 +34,7 @@ def relay() -> Iterator[Callable[..., Relay]]:
     """Make relays; each is closed after the test and must leave nothing behind."""
     gc.collect()
     streams, statements = relay_stream.alive(), known_statements()
+    counts = checked.counts() if checked.is_debug() else None
     made: list[Relay] = []
 
     def make(**options: Any) -> Relay:
@@ -44,4 +46,6 @@ def relay() -> Iterator[Callable[..., Relay]]:
         made.pop().close()
     gc.collect()
     assert relay_stream.alive() == streams, "streams were made and not freed"
+    if counts is not None:
+        assert checked.counts() == counts, "made and not freed"
     assert known_statements() == statements, "statements outlived their users"

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from bouncer.relay import checked
 from tests.replay.pooler import LINE, Pooler, wait_for
 
 from .ground import PASSWORDS, Ground
@@ -180,7 +181,16 @@ class RunningPooler(Pooler):  # type: ignore[misc]
     def complaints(self) -> list[str]:
         """What a healthy pooler does not write: anything besides log lines."""
         logged = [line for line in self.text().splitlines() if not LINE.match(line)]
-        return [*logged, *self.last_words()]
+        return [*logged, *self.last_words(), *self.failed_checks()]
+
+    def failed_checks(self) -> list[str]:
+        """What a debug build of ours found wrong with itself, also at its end."""
+        failed = self.log_matches("check failed: ")
+        counts = checked.is_debug() and self.command == self.ground.command
+        if counts and self.exit_status() == 0 and not failed:
+            if not self.log_matches("^LOG debug build: "):
+                failed.append("a debug build ended without having counted")
+        return failed
 
     # Clients
 
