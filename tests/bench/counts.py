@@ -18,7 +18,6 @@ import re
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import sysconfig
@@ -37,7 +36,7 @@ RECORDED = Path(__file__).with_name("counts.json")
 CLIENTS, SERVERS = 32, 10
 # What may be more than recorded; the other kinds are told only.
 TOLERANCE = {"simple": 0.02, "extended": 0.02}
-ROUNDS, SLICES = 30, 3  # rounds of all clients in each slice; the median counts
+ROUNDS, SLICES = 30, 3  # rounds of all clients in each slice; the least counts
 START, MARK = signal.SIGRTMIN + 5, signal.SIGRTMIN + 6  # as in marks.c
 
 
@@ -159,7 +158,8 @@ class Counted:
         for _ in range(SLICES):
             done = work()
             slices.append(self.mark() / done)
-        return statistics.median(slices)
+        # On a busy machine some events come late, and then alone: that only adds.
+        return min(slices)
 
     def stop(self) -> None:
         """Stop it."""
