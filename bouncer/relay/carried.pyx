@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, nonecheck=True
 """What a connection is in the middle of, carried from one of our processes to the next.
 
 For an online restart: both sides are suspended, so no message is half read and

@@ -1,10 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """A client connection: what it may send, and where each message goes.
 
 Bytes are forwarded as they came; only message headers are looked at, and the
 names in prepared-statement messages. A client owns nothing while it is idle.
 """
 
+from cython cimport nonecheck
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
@@ -92,6 +93,8 @@ cdef class Client(Stream):
         self.come(poller, fd, app, listener)
 
     cdef int come(self, Poller poller, int fd, object app, object listener) except -1:
+        if poller is None or app.door is None:
+            raise ValueError("a client of no poller or door")
         self.poller = poller
         self.fd = fd
         self.app = app
@@ -108,6 +111,7 @@ cdef class Client(Stream):
 
     # Bytes come
 
+    @nonecheck(False)
     cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1:
         cdef Py_ssize_t used = 0
         cdef int known
@@ -156,6 +160,7 @@ cdef class Client(Stream):
             return used
         return used + self.relay(p + used, count - used)
 
+    @nonecheck(False)
     cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1:
         """Forward whole and partial messages; stop where something must wait."""
         cdef Py_ssize_t pos = 0         # looked at so far
@@ -175,6 +180,8 @@ cdef class Client(Stream):
             return 0
         own.data = NULL
         own.start = own.end = own.capacity = 0
+        if self.pool is None:
+            raise AssertionError("relayed before its login")
         try:
             while pos < count:
                 if self.remain:
@@ -333,6 +340,7 @@ cdef class Client(Stream):
         log.error(f"{self.prefix} unknown pkt from client: {code}/0x{code:02x}")
         return self.end("unknown pkt", True, "08P01")
 
+    @nonecheck(False)
     cdef int pass_on(self, Server server, const char* p, Py_ssize_t count,
                      Buf* composed) except -1:
         """Send to the server; stop reading this client while it cannot take more."""
@@ -380,6 +388,7 @@ cdef class Client(Stream):
         self.pause_reading()        # until `drained`
         return True
 
+    @nonecheck(False)
     cdef int begin_request(self) except -1:
         """A query, and with it perhaps a transaction, begins (stats.md 1)."""
         if self.query_start == 0:
@@ -456,6 +465,7 @@ cdef class Client(Stream):
 
     # Prepared statements (server sheet 9)
 
+    @nonecheck(False)
     cdef Py_ssize_t statement_message(self, const char* p, Py_ssize_t count, int code,
                                       uint32_t length, Buf* composed) except -2:
         """Handle a message that may name a statement.
@@ -652,6 +662,7 @@ cdef class Client(Stream):
             server.evicting = server.group
         return 0
 
+    @nonecheck(False)
     cdef int unnamed_message(self, Server server, int code, char kind,
                              Buf* composed) except -1:
         """See that nobody uses the unnamed statement of another client.
@@ -879,6 +890,7 @@ cdef class Client(Stream):
         self.door.gone(self)
         return 0
 
+    @nonecheck(False)
     cdef bint sent_whole(self) noexcept:
         """Is no message half way to the server?"""
         return self.remain == 0 or self.dropping

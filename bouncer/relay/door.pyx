@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """Let clients in and see them out, in compiled code.
 
 The clients of an application all begin with the same packet. Its first login is a
@@ -39,7 +39,7 @@ cdef class Known:
     pass
 
 
-cdef bint is_full(Counts counts, Py_ssize_t limit) noexcept:
+cdef bint is_full(Counts counts, Py_ssize_t limit) except -1:
     return counts is not None and 0 < limit <= counts.client_count
 
 

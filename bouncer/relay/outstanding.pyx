@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """Requests that still await an answer."""
 
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject

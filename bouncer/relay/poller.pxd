@@ -57,7 +57,7 @@ cdef class Poller:
     cdef int serve(self, int count) except -1
     cdef bint serve_event(self, int i, bint logins_too) except -1
     # Called by streams
-    cdef int release_slot(self, Stream stream) noexcept
+    cdef int release_slot(self, Stream stream) except -1
     cdef int queue_flush(self, Stream stream) except -1
     cdef int flush_all(self) except -1
     cdef int flush_unsent(self) except -1

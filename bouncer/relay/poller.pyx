@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """The epoll set of the relay, nested in the event loop.
 
 The loop watches one descriptor, the set's own, and calls `dispatch` when any
@@ -14,6 +14,7 @@ between two stays in dispatch the loop looks at signals and timers.
 import os
 
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from cython cimport nonecheck
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -134,12 +135,13 @@ cdef class Poller:
             stream.watched = False
         return 0
 
+    @nonecheck(False)
     cdef int wait(self) noexcept:
         return epoll_wait(self.fd, self.events, EVENTS, 0)
 
     # Called by streams
 
-    cdef int release_slot(self, Stream stream) noexcept:
+    cdef int release_slot(self, Stream stream) except -1:
         """Forget a stream that is being closed; late events for it are ignored."""
         cdef uint32_t i
         if stream.slot:
@@ -242,6 +244,7 @@ cdef class Poller:
             self.turns = batch[done:] + self.turns
         return 0
 
+    @nonecheck(False)
     cdef int serve(self, int count) except -1:
         """Serve a round's events: queries first, then talks for as long as they may.
 
@@ -268,6 +271,7 @@ cdef class Poller:
             self.serve_turns(stopped)
         return 0
 
+    @nonecheck(False)
     cdef bint serve_event(self, int i, bint talks_too) except -1:
         """Hand event *i* to its stream; true when it is a talk's and was left out."""
         cdef uint64_t word = self.events[i].data.u64

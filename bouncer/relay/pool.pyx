@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """Link a client to a server, release it, hand it to the next.
 
 Decides by itself only what is certain: a clean idle server for a client, the
@@ -6,6 +6,8 @@ longest waiting client for a released server. Everything else (nobody idle, a
 pause, a limit, an age) is the keeper's, which is Python. The newest idle
 server goes first, so that the oldest can reach server_idle_timeout.
 """
+
+from cython cimport nonecheck
 
 from bouncer.relay.checked cimport CHECKED, failed
 from bouncer.relay.client cimport (
@@ -69,6 +71,7 @@ cdef class Pool:
 
     # Called by clients
 
+    @nonecheck(False)
     cdef int acquire(self, Client client) except -1:
         """Link an idle server, or let the policy decide what *client* gets."""
         cdef Server server
@@ -99,7 +102,7 @@ cdef class Pool:
         return LINKED if (client.server is not None and not client.held_back
                           and client.server.phase == PH_RELAY) else WAITING
 
-    def queue(self, Client client, int kind):
+    def queue(self, Client client not None, int kind):
         """Put *client* at the end of the queue; it is not read meanwhile."""
         self.enqueue(client, kind)
 
@@ -112,7 +115,7 @@ cdef class Pool:
         client.pause_reading()
         return 0
 
-    def leave_queue(self, Client client):
+    def leave_queue(self, Client client not None):
         """The wait is over without a server (a welcome, a refusal)."""
         if client.state == CL_WAITING:
             self.wait_us += self.poller.now - client.wait_start
@@ -122,6 +125,7 @@ cdef class Pool:
 
     # Called by servers
 
+    @nonecheck(False)
     cdef int link(self, Client client, Server server) except -1:
         cdef bytes batch
         if client.state == CL_WAITING:
@@ -150,6 +154,7 @@ cdef class Pool:
             server.equal_to = client.tracked
         return LINKED
 
+    @nonecheck(False)
     cdef int release(self, Server server) except -1:
         """Unlink a server whose client has no more use for it."""
         cdef Client client = server.client
@@ -168,6 +173,7 @@ cdef class Pool:
             return 0
         return self.settle(server, False)
 
+    @nonecheck(False)
     cdef int settle(self, Server server, bint after_reset) except -1:
         """Find the place of an unlinked server: a client, a list, or the end."""
         # Nearly every way one client ever got another's rows, in any pooler,
@@ -279,11 +285,11 @@ cdef class Pool:
 
     # Called by the policy
 
-    def release_server(self, Server server):
+    def release_server(self, Server server not None):
         """Unlink *server* and find its place; for the policy."""
         self.release(server)
 
-    def login_done(self, Server server):
+    def login_done(self, Server server not None):
         """A server has logged in: it joins the pool."""
         server.phase = PH_RELAY
         server.ready = server.fresh = True
@@ -318,48 +324,48 @@ cdef class Pool:
                 if self.waiting.head is waiter:
                     return
 
-    def push_login(self, Server server):
+    def push_login(self, Server server not None):
         """A connection has begun."""
         self.login.push_tail(server)
 
-    def push_cancel(self, Server server):
+    def push_cancel(self, Server server not None):
         """A connection carries a CancelRequest instead of a login."""
         move_server(server, SV_ACTIVE_CANCEL)
         self.active_cancel.push_tail(server)
 
-    def push_client(self, Client client):
+    def push_client(self, Client client not None):
         """A client has logged in."""
         self.clients.push_tail(client)
 
-    def push_cancel_client(self, Client client, bint active):
+    def push_cancel_client(self, Client client not None, bint active):
         """A client that brought a CancelRequest: waiting, or forwarded."""
         move_client(client, CL_ACTIVE_CANCEL if active else CL_WAITING_CANCEL)
         (self.cancel_active if active else self.cancel_waiting).push_tail(client)
 
-    def back_to_login(self, Client client):
+    def back_to_login(self, Client client not None):
         """A client that waited for an auth_query is in no list again."""
         if client.home is not None:
             client.home.drop(client)
         move_client(client, CL_LOGIN)
 
-    def occupy(self, Server server):
+    def occupy(self, Server server not None):
         """Take an idle server for a query of our own; it is linked to nobody."""
         move_server(server, SV_ACTIVE)
         self.active.push_tail(server)
         self.assignments += 1
         server.talk_phase()
 
-    def link_pair(self, Client client, Server server):
+    def link_pair(self, Client client not None, Server server not None):
         """Link a given pair (replication, auth_query, takeover)."""
         return self.link(client, server)
 
-    def unlink_pair(self, Client client, Server server):
+    def unlink_pair(self, Client client not None, Server server not None):
         """Undo link_pair without looking for the server's place."""
         client.server = None
         client.modest = True
         server.client = None
 
-    def check(self, Server server):
+    def check(self, Server server not None):
         """Ask a used server whether it lives; it becomes idle when it answers."""
         if len(self.check_query) > LONGEST_QUERY:
             server.end("test query failed", False, False, "08P01")
@@ -368,18 +374,18 @@ cdef class Pool:
         self.tested.push_head(server)
         server.ask(self.check_query, PH_CHECK)
 
-    def park_used(self, Server server):
+    def park_used(self, Server server not None):
         """An idle server is due for a check before its next use."""
         move_server(server, SV_USED)
         self.used.push_head(server)
         self.queue_only = False
 
-    def unpark(self, Server server):
+    def unpark(self, Server server not None):
         """A used server needs no check after all, or its cancels are through."""
         rest(server)
         self.idle.push_head(server)
 
-    def settle_again(self, Server server):
+    def settle_again(self, Server server not None):
         """Find the place of a parked server."""
         self.settle(server, False)
 

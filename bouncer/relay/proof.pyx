@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """Check a client's password: md5 and SCRAM-SHA-256 (RFC 5802, RFC 7677), server's side.
 
 The usual form of each message and the right password, nothing else: what differs in

@@ -1,10 +1,11 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """A server connection: what it may answer, and who gets the answer.
 
 Answers are forwarded as they came. What is counted is what the client is still
 owed; the connection may be shared again when nothing is (design D5).
 """
 
+from cython cimport nonecheck
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
@@ -17,7 +18,8 @@ from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
-from bouncer.relay.statements cimport TOO_MANY, Pending, Prepared
+from bouncer.relay.statements cimport (
+    TOO_MANY, NameTable, Pending, Prepared, PreparedSet)
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.tracked cimport (
     applied, changed, is_followed, is_unasked, means_something, merged, tracked_index)
@@ -63,7 +65,7 @@ def error_summary(bytes body not None):
 cdef class Server(Stream):
     """A connection to PostgreSQL."""
 
-    def __init__(self, Poller poller not None, int fd, app, Pool pool):
+    def __init__(self, Poller poller not None, int fd, app, Pool pool not None):
         self.poller = poller
         self.fd = fd
         self.app = app
@@ -86,6 +88,7 @@ cdef class Server(Stream):
 
     # Bytes come
 
+    @nonecheck(False)
     cdef int on_events(self, uint32_t events) except -1:
         cdef int error = 0
         cdef socklen_t size = sizeof(int)
@@ -105,6 +108,7 @@ cdef class Server(Stream):
     def relay_phase(self):
         self.phase = PH_RELAY
 
+    @nonecheck(False)
     cdef Py_ssize_t take(self, const char* p, Py_ssize_t count) except -1:
         cdef Py_ssize_t used = 0
         cdef Py_ssize_t step
@@ -145,6 +149,7 @@ cdef class Server(Stream):
             return 0
         return self.pool.settle(self, due == PLACE_RESET)
 
+    @nonecheck(False)
     cdef Py_ssize_t relay(self, const char* p, Py_ssize_t count) except -1:
         """Forward answers to the client; settle what they answer.
 
@@ -295,12 +300,14 @@ cdef class Server(Stream):
             self.poller.later.append(client.pump)
         return pos
 
+    @nonecheck(False)
     cdef int pass_on(self, Client client, const char* p, Py_ssize_t count) except -1:
         """Send to the client; stop reading this server while it cannot take more."""
         if count > 0 and client.send(p, count):
             self.pause_reading()
         return 0
 
+    @nonecheck(False)
     cdef bint answers(self, int code) noexcept:
         """Does *code* answer the request at the head of what is owed?"""
         cdef int kind = owed_at(&self.owed, 0).kind
@@ -320,6 +327,7 @@ cdef class Server(Stream):
                     and owed_at(&self.owed, 0).action == SWALLOW)
         return False
 
+    @nonecheck(False)
     cdef bint can_answer_now(self) noexcept:
         """May an answer of our own go out before anything else the server says?"""
         return self.owed.count == 0 and self.remain == 0 and not self.in_error
@@ -343,6 +351,7 @@ cdef class Server(Stream):
         self.crowded = True
         return self.send(b"H\0\0\0\4", 5)
 
+    @nonecheck(False)
     cdef bint is_certain(self, Prepared* item) noexcept:
         """Will the server have this statement when it reads what we send now?
 
@@ -364,11 +373,14 @@ cdef class Server(Stream):
         cdef Pending pending
         if head.kind == FE_PARSE and head.note != NULL and self.prepared is not None:
             pending = <Pending>head.note
+            if pending.statement is None:
+                return 0
             item = self.prepared.find(pending.statement)
             if item != NULL and item.group == pending.group:
                 item.seen = True
         return 0
 
+    @nonecheck(False)
     cdef bint after_answer(self, int code) except -1:
         """What else a message means; false when no server sends such a one."""
         if code == BE_NOTICE or code == BE_NOTIFICATION or code == BE_PARAMETER_STATUS:
@@ -441,6 +453,7 @@ cdef class Server(Stream):
         self.copy = COPY_NONE
         return 0
 
+    @nonecheck(False)
     cdef bint extra_ready(self) noexcept:
         """Is this ReadyForQuery one that we do not count? (see copy_ended)"""
         cdef Owed* head = owed_at(&self.owed, 0)
@@ -455,6 +468,7 @@ cdef class Server(Stream):
         self.owed.goals += 1
         return self.send(b"Q\0\0\0\5\0", 6)
 
+    @nonecheck(False)
     cdef int settle_ready(self) except -1:
         """ReadyForQuery: settle up to the request that it answers.
 
@@ -494,30 +508,47 @@ cdef class Server(Stream):
             return 0
         pending = <Pending>entry.note
         if entry.kind == FE_PARSE:
-            if entry.action != FAKE and self.prepared is not None:
+            if (entry.action != FAKE and self.prepared is not None
+                    and pending.statement is not None):
                 item = self.prepared.find(pending.statement)
                 if item != NULL and item.group == pending.group:
                     self.prepared.discard(pending.statement)
-            if pending.name is not None and client is not None:
+            if (pending.name is not None and client is not None
+                    and client.names is not None):
                 # The statement does not exist: its name is free again.
                 client.names.note_failure(pending.name)
         elif pending.statement is None or pending.made <= self.owed.forgotten:
             return 0                # nothing to bring back
         elif entry.action == SWALLOW:
             # Our Close of an evicted statement: it is still there.
+            if self.prepared is None:
+                self.prepared = PreparedSet()
             if self.prepared.find(pending.statement) == NULL:
                 self.prepared.add(pending.statement, pending.seen, pending.group,
                                   pending.number, True)
-        elif (client is not None
-                and not client.names.is_taken(pending.name, len(pending.name))):
-            client.names.put(pending.name, pending.statement, pending.number, True)
+        elif client is not None and pending.name is not None:
+            if client.names is None:
+                client.names = NameTable()
+            if not client.names.is_taken(pending.name, len(pending.name)):
+                client.names.put(
+                    pending.name, pending.statement, pending.number, True)
         return 0
 
+    cdef int learn_prepared(self, Pending pending, bint seen) except -1:
+        """The statement of *pending* is here, or will be."""
+        if self.prepared is None:
+            self.prepared = PreparedSet()
+        if self.prepared.find(pending.statement) == NULL:
+            self.prepared.add(pending.statement, seen, pending.group)
+        return 0
+
+    @nonecheck(False)
     cdef bint head_is_ours(self) noexcept:
         """Does the server answer nothing to what is owed next?"""
         cdef Owed* head = owed_at(&self.owed, 0)
         return head.action == FAKE or head.kind == FE_COPY_DONE
 
+    @nonecheck(False)
     cdef int answer_fakes(self) except -1:
         """Answer, in order, what the server was not asked."""
         cdef Client client = self.client
@@ -764,6 +795,7 @@ cdef class Server(Stream):
 
     # Called by clients and pools
 
+    @nonecheck(False)
     cdef int owe(self, int code) except -1:
         """The client asked for something: count it until it is answered."""
         if self.copy == COPY_FAILED and code == FE_SYNC:
@@ -774,6 +806,7 @@ cdef class Server(Stream):
             self.owed.goals += 1
         return owed_push(&self.owed, code, FORWARD, None)
 
+    @nonecheck(False)
     cdef bint is_clean(self) noexcept:
         """May another client have it? When in doubt, no (design D5)."""
         return (self.ready and self.owed.count == 0 and self.remain == 0

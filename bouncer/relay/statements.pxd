@@ -102,7 +102,7 @@ cdef class PreparedSet:
         Prepared* newest
         Prepared* first         # made earliest
         Prepared* last
-    cdef Prepared* find(self, Statement statement) noexcept
+    cdef Prepared* find(self, Statement statement) except? NULL
     cdef Prepared* add(self, Statement statement, bint seen, uint64_t group,
                        uint64_t made, bint again) except NULL
     cdef int enlarge(self) except -1
@@ -120,4 +120,4 @@ cdef Statement statement_for(bytes key, bytes scope)
 cdef Statement numbered(uint64_t number, bytes key, bytes scope)
 cdef uint64_t unused_number() noexcept
 cdef int drop_unused(Statement statement) except -1
-cdef void let_go(Statement statement) noexcept
+cdef int let_go(Statement statement) except -1

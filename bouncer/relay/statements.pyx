@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """Prepared statements: one text, many clients, many servers.
 
 A statement is keyed by its full text, its parameter types and the tracked parameters
@@ -15,6 +15,7 @@ import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cython cimport nonecheck
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
@@ -85,11 +86,12 @@ cdef int drop_unused(Statement statement) except -1:
     return 0
 
 
-cdef void let_go(Statement statement) noexcept:
+cdef int let_go(Statement statement) except -1:
     """One user less; the last one takes the statement along."""
     statement.users -= 1
     if statement.users == 0 and by_place.get(statement.place) is statement:
         del by_place[statement.place]
+    return 0
 
 
 cdef uint64_t unused_number() noexcept:
@@ -177,6 +179,7 @@ cdef class NameTable:
     def __dealloc__(self):
         self.clear()
 
+    @nonecheck(False)
     cdef NameEntry** place(self, uint64_t hash, const char* name,
                            Py_ssize_t size) noexcept:
         """Where *name* stands, or else would stand. The table is not empty."""
@@ -284,11 +287,15 @@ cdef class NameTable:
         *made* is the number of the latest note; or, when a Close is undone (*again*),
         of that Close: all that is older has been answered, as has what it brings back.
         """
-        cdef const char* text = PyBytes_AS_STRING(name)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
-        cdef uint64_t hash = name_hash(text, size)
+        cdef const char* text
+        cdef Py_ssize_t size
+        cdef uint64_t hash
         cdef NameEntry** where
         cdef NameEntry* entry
+        if name is None or statement is None:
+            raise ValueError("a name of no statement")
+        text, size = PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)
+        hash = name_hash(text, size)
         if (self.count + 1) * 4 > self.capacity * 3:
             self.enlarge()
         where = self.place(hash, text, size)
@@ -405,7 +412,7 @@ cdef class PreparedSet:
     def __dealloc__(self):
         self.clear()
 
-    cdef Prepared* find(self, Statement statement) noexcept:
+    cdef Prepared* find(self, Statement statement) except? NULL:
         cdef Prepared* item
         if self.count == 0:
             return NULL
@@ -477,6 +484,7 @@ cdef class PreparedSet:
         free(old)
         return 0
 
+    @nonecheck(False)
     cdef void unlink(self, Prepared* item) noexcept:
         if item.older != NULL:
             item.older.newer = item.newer
@@ -487,6 +495,7 @@ cdef class PreparedSet:
         else:
             self.newest = item.older
 
+    @nonecheck(False)
     cdef void touch(self, Prepared* item) noexcept:
         """Make *item* the most recently used."""
         if item == self.newest:

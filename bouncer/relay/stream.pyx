@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """One socket of the relay: read, write, pause; plain or TLS.
 
 A stream owns memory only while a send is blocked, a message is cut, or it
@@ -14,6 +14,7 @@ import socket
 import ssl
 
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from cython cimport nonecheck
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
@@ -94,6 +95,7 @@ cdef class Stream:
 
     # Called by the poller
 
+    @nonecheck(False)
     cdef int on_events(self, uint32_t events) except -1:
         if events & EPOLLOUT:
             self.flush_out()
@@ -178,6 +180,7 @@ cdef class Stream:
 
     # Reading
 
+    @nonecheck(False)
     cdef int on_readable(self) except -1:
         cdef Poller poller = self.poller
         cdef int fills = poller.loop_count
@@ -311,6 +314,7 @@ cdef class Stream:
             self.wake()
         return 0
 
+    @nonecheck(False)
     cdef int feed(self, const char* p, Py_ssize_t count) except -1:
         """Hand over new plaintext; hold what cannot be used yet."""
         cdef Py_ssize_t used
@@ -428,11 +432,13 @@ cdef class Stream:
         """A message for a talk is larger than anybody may make us keep."""
         self.shut()
 
+    @nonecheck(False)
     cdef int pause_reading(self) except -1:
         """Leave further bytes in the kernel; costs no system call now."""
         self.want_read = False
         return 0
 
+    @nonecheck(False)
     cdef int resume_reading(self) except -1:
         if self.closed or self.want_read or self.quiet:
             return 0
@@ -555,6 +561,7 @@ cdef class Stream:
 
     # Writing
 
+    @nonecheck(False)
     cdef int send(self, const char* p, Py_ssize_t count) except -1:
         """Send plaintext; 1 when some of it had to be kept, else 0."""
         if self.tls_object is not None and not self.tls_handshaking:
@@ -563,6 +570,7 @@ cdef class Stream:
             return self.push(data, len(data))
         return self.push(p, count)
 
+    @nonecheck(False)
     cdef int push(self, const char* p, Py_ssize_t count) except -1:
         """Send raw bytes; 1 when some of them had to be kept, else 0."""
         cdef ssize_t sent
@@ -790,6 +798,7 @@ cdef class Stream:
 cdef class StreamList:
     """Streams of one state, in order."""
 
+    @nonecheck(False)
     cdef int push_head(self, Stream stream) except -1:
         if stream.home is not None:
             stream.home.drop(stream)
@@ -804,6 +813,7 @@ cdef class StreamList:
         self.count += 1
         return 0
 
+    @nonecheck(False)
     cdef int push_tail(self, Stream stream) except -1:
         if stream.home is not None:
             stream.home.drop(stream)
@@ -818,6 +828,7 @@ cdef class StreamList:
         self.count += 1
         return 0
 
+    @nonecheck(False)
     cdef int drop(self, Stream stream) except -1:
         """Take *stream* out; the last reference of the list goes with it."""
         cdef Stream before = stream.prev

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """Drive a conversation: a generator that yields what it waits for.
 
 The relay resumes it synchronously when that has arrived: no task, no trip

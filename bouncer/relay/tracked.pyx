@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, nonecheck=True
 """Parameters that follow a client to whatever server it gets.
 
 Server sheet 6: when both sides know a value and the two differ (ignoring ASCII

@@ -1,3 +1,4 @@
+# cython: language_level=3, nonecheck=True
 """Message boundaries for Python callers; the relay uses framer.pxd directly."""
 
 cdef int64_t kept = 0

@@ -1,0 +1,1 @@
+"""`make sanitize`: the compiled code under AddressSanitizer and UBSan."""
