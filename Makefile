@@ -4,6 +4,7 @@
 #   VENV=...          where the virtual environment goes
 #   BOUNCER_DEBUG=1   a build that counts objects and checks itself; see `checked`
 #   RECORD=1          let `bench-count` write down what it has counted
+#   SHORT=1           only what takes minutes of `sanitize`
 #   FUZZ_SECONDS=...  how long `fuzz` goes on in all
 #   JOBS=3            how many processes share the files of `test`
 #   POOLER=...        the program that `test`, `live`, `compat` drive, instead of ours
@@ -28,7 +29,8 @@ debug_CFLAGS := -O1 -g -fwrapv -DBOUNCER_DEBUG=1
 release_CFLAGS := -O2 -g0 -fwrapv -DNDEBUG
 
 .PHONY: build demo test checked lint unit live compat adversity bench bench-short \
-	bench-count soak fuzz fuzz-again fuzz-keep outside outside-short dist clean distclean
+	bench-count soak fuzz fuzz-again fuzz-keep outside outside-short sanitize dist \
+	clean distclean
 
 build: $(BUILT)
 
@@ -113,6 +115,10 @@ outside: build $(VENV)/testable
 
 outside-short: build $(VENV)/testable
 	$(BIN)/python -m tests.hostile --short
+
+# Relay tests, corpora and hostile live tests with AddressSanitizer and UBSan, on a copy.
+sanitize: build $(VENV)/testable
+	$(BIN)/python -m tests.sanitize $(if $(filter 1,$(SHORT)),--short)
 
 # Of the time two thirds are guided by coverage (tests/fuzz/__main__.py); the rest is for
 # properties with many examples, and for random bytes against a live pooler.

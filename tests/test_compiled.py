@@ -114,7 +114,11 @@ def test_function_that_cannot_raise_reaches_through_nothing_but_itself(functions
         for body in body_of(function, functions):
             seen += 1
             checks = list(compiled.checked(body))
-            wrong += [f"{function}: {whose}.{what}" for whose, what in checks if whose != "self"]
+            wrong += [
+                f"{function}: {whose}.{what}"
+                for whose, what in checks
+                if whose != "self"
+            ]
             if len(compiled.RAISES.findall(body)) != len(checks):
                 wrong.append(f"{function}: something in it raises")
     assert not wrong

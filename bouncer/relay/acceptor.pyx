@@ -40,6 +40,9 @@ cdef class Acceptor(Stream):
         self.poller.release_slot(self)
         self.closed = True          # so that dealloc does not close it
 
+    def disconnect(self, reason):
+        """Something went wrong with one client: the others still come in here."""
+
     def last_call(self):
         """Take those in who have connected already; the socket is about to close."""
         cdef int _

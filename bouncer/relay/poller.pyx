@@ -297,20 +297,22 @@ cdef class Poller:
         self.now = begun
         self.busy = True
         self.rung = False
-        while True:
-            count = self.wait()
-            if count <= 0:
-                if not (self.turns or self.later or self.unsent):
+        try:
+            while True:
+                count = self.wait()
+                if count <= 0:
+                    if not (self.turns or self.later or self.unsent):
+                        break
+                    count = 0
+                self.rounds += 1
+                self.serve(count)
+                if self.unsent or self.later:
+                    self.flush_all()
+                self.now = monotonic_us()
+                if self.now - begun > self.budget_us:
                     break
-                count = 0
-            self.rounds += 1
-            self.serve(count)
-            if self.unsent or self.later:
-                self.flush_all()
-            self.now = monotonic_us()
-            if self.now - begun > self.budget_us:
-                break
-        self.busy = False
+        finally:
+            self.busy = False       # or nobody would ever flush again
         if self.turns or self.later or self.unsent:
             self.ring()
         if self.now - begun > self.longest_us:

@@ -444,6 +444,9 @@ cdef class Server(Stream):
     cdef int copy_given_up(self) except -1:
         """The client ends an extended COPY that has failed."""
         cdef uint32_t i
+        if self.owed.count == 0:
+            self.copy = COPY_NONE       # its server has answered it once more
+            return 0
         for i in range(self.owed.count - 1, 0, -1):
             self.unsure |= owed_at(&self.owed, i).kind == FE_SYNC
             self.skipped(i)
@@ -532,14 +535,6 @@ cdef class Server(Stream):
             if not client.names.is_taken(pending.name, len(pending.name)):
                 client.names.put(
                     pending.name, pending.statement, pending.number, True)
-        return 0
-
-    cdef int learn_prepared(self, Pending pending, bint seen) except -1:
-        """The statement of *pending* is here, or will be."""
-        if self.prepared is None:
-            self.prepared = PreparedSet()
-        if self.prepared.find(pending.statement) == NULL:
-            self.prepared.add(pending.statement, seen, pending.group)
         return 0
 
     @nonecheck(False)

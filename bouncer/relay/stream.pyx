@@ -683,6 +683,12 @@ cdef class Stream:
             talk.cancel()
         return 0
 
+    def abandon(self):
+        """Close without a word: ending as usual has failed."""
+        if self.home is not None:
+            self.home.drop(self)
+        self.shut()
+
     # Addresses
 
     cdef int learn_peer(self, const void* raw) except -1:
@@ -773,7 +779,8 @@ cdef class Stream:
         """The peer as log lines show it: 192.0.2.1:5432, [2001:db8::1]:5432."""
         cdef char text[80]
         cdef char ip[64]
-        inet_ntop(self.family, self.peer_raw, ip, 64)
+        if inet_ntop(self.family, self.peer_raw, ip, 64) == NULL:
+            return "(bad-af):0"
         snprintf(text, 80, b"[%s]:%d" if self.family == AF_INET6 else b"%s:%d",
                  ip, <int>self.peer_port_raw)
         return text.decode("ascii")

@@ -8,8 +8,8 @@ own interpreter, which runs under both sanitizers. The live tests run in an ordi
 one, and only the pooler that they start is instrumented (a script sets LD_PRELOAD for
 it): neither PostgreSQL nor psql shall be.
 
-Whatever a sanitizer reports ends the process and is written below build/sanitized/reports,
-so nothing that a test catches, restarts or ignores is lost. Before all that an extension
+Whatever a sanitizer reports ends the process and is kept below build/sanitized, so
+nothing that a test catches, restarts or ignores is lost. Before all that an extension
 that is wrong on purpose shows that errors are found.
 """
 
@@ -89,7 +89,9 @@ def build() -> None:
     command = [sys.executable, "-W", "ignore", "-c", setup, "--quiet"]
     if run([*command, "build_ext", "--inplace"], cwd=TREE, env=environment):
         sys.exit("the instrumented build failed")
-    missing = [path for path in TREE.rglob("*.so") if b"__asan_init" not in path.read_bytes()]
+    missing = [
+        path for path in TREE.rglob("*.so") if b"__asan_init" not in path.read_bytes()
+    ]
     if missing or not list(TREE.rglob("*.so")):
         sys.exit(f"not instrumented: {missing}")
 
@@ -151,7 +153,11 @@ def prove() -> None:
             report.unlink()
     fine = [sys.executable, "-c", "import bouncer.relay.server as s; print(s.__file__)"]
     told = subprocess.run(
-        fine, env={**os.environ, **sanitizing()}, cwd=TREE, capture_output=True, text=True
+        fine,
+        env={**os.environ, **sanitizing()},
+        cwd=TREE,
+        capture_output=True,
+        text=True,
     )
     if told.returncode or str(TREE) not in told.stdout or reports():
         sys.exit(f"the instrumented pooler does not start: {told.stderr}{reports()}")

@@ -1,10 +1,10 @@
 """What Cython makes of the sources: the checks against None inside each function.
 
 A method or field of an extension class is reached through a pointer: where that is
-None's, the process ends, or worse. With `nonecheck` Cython puts an `if` before each such
-access. In a function that is `noexcept` the exception of that `if` is reported and lost,
-and one that opts out has none. So both are compiled here as if nobody opted out, and
-what would be checked is read off the C.
+None's, the process ends, or worse. With `nonecheck` Cython puts an `if` before each
+such access. In a function that is `noexcept` the exception of that `if` is reported
+and lost, and one that opts out has none. So both are compiled here as if nobody opted
+out, and what would be checked is read off the C.
 """
 
 import re
@@ -25,7 +25,8 @@ CHECK = re.compile(
 )
 RAISES = re.compile(r"__PYX_ERR\(")
 DEFINITION = re.compile(
-    r"^(?:static|PyObject|int)\b[^;{}=]*?(__pyx_f_\w+)\([^;{}]*\) \{\n(.*?)^\}", re.M | re.S
+    r"^(?:static|PyObject|int)\b[^;{}=]*?(__pyx_f_\w+)\([^;{}]*\) \{\n(.*?)^\}",
+    re.M | re.S,
 )
 
 

@@ -1,0 +1,44 @@
+"""What a peer may say must cost one connection at most, whatever it is."""
+
+import pytest
+
+from tests.relay import frames as f
+
+
+@pytest.mark.parametrize("more", [f.EMPTY_QUERY, f.SUSPENDED])
+@pytest.mark.parametrize("end", [f.COPY_DONE, f.SYNC, f.copy_fail()])
+def test_copy_that_fails_and_is_answered_once_more(relay, more, end):
+    """A hostile server answers an Execute whose COPY has failed: nothing is owed then,
+    and the walk from the last entry to the first began at number 4294967295."""
+    r = relay()
+    client, other = r.client(), r.client()
+    client.send(f.parse("", "copy in 0"), f.bind(""), f.execute(), f.FLUSH)
+    server = r.servers[0]
+    server.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.COPY_IN, f.error("22P04", "bad"))
+    server.send(more)
+    client.send(end)
+    assert server.server.owed_count <= 1
+    client.send(f.SYNC)
+    client.close()
+    other.send(f.query("select 1"))
+    assert len(r.servers) == 2, "the server of the other client must be another one"
+
+
+def test_error_in_the_midst_of_a_round_leaves_the_poller_working(relay):
+    """`busy` stayed set: nothing that timers or coroutines wrote was ever sent."""
+    r = relay()
+    client = r.client()
+
+    def crashed(stream, problem):
+        raise RuntimeError("worse") from problem
+
+    crashing = r.poller.crashed
+    r.poller.crashed = crashed
+    r.poller.put_off(lambda: 1 // 0)
+    with pytest.raises(RuntimeError):
+        r.poller.dispatch()
+    r.poller.crashed = crashing
+    client.client.write(b"still")
+    r.poller.settle()
+    client.pull()
+    assert client.got == b"still"
