@@ -169,13 +169,12 @@ class Bouncer:
         log.error(
             "internal error: " + "".join(traceback.format_exception(problem)).rstrip()
         )
-        if stream is None or stream.closed:
-            return
-        try:
-            stream.disconnect("internal error")
-        except Exception as worse:
-            log.error(f"internal error while disconnecting: {worse!r}")
-            stream.abandon()
+        if stream is not None and not stream.closed:
+            try:
+                stream.disconnect("internal error")
+            except Exception as worse:
+                log.error(f"internal error while disconnecting: {worse!r}")
+                stream.abandon()
 
     # Timers
 
