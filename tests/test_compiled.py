@@ -62,10 +62,7 @@ NEVER_NONE = {
     "server.Server.answer_fakes": {"client": LOOKED},
     "stream.Stream.on_events": {"self.poller": GIVEN},
     "stream.Stream.on_readable": {"poller": GIVEN},
-    "stream.Stream.resume_reading": {
-        "self.poller": GIVEN,
-        "self.poller.later": "a list from the start",
-    },
+    "stream.Stream.resume_reading": {"self.poller": GIVEN},
     "stream.Stream.push": {"self.poller": GIVEN},
     "stream.StreamList.push_head": {
         "stream": CALLER,
@@ -127,14 +124,21 @@ def test_function_that_cannot_raise_reaches_through_nothing_but_itself(functions
 
 @pytest.mark.timeout(300)
 def test_function_that_opts_out_reaches_only_through_what_is_never_none(functions):
-    found = {}
+    unexplained = []
     for function in sorted(compiled.unchecked_functions()):
         bodies = list(body_of(function, functions))
         assert bodies, f"{function} is not in the C"
         reached = {whose for body in bodies for whose, _ in compiled.checked(body)}
-        if reached - {"self"}:
-            found[str(function)] = reached - {"self"}
-    assert found == {name: set(why) for name, why in NEVER_NONE.items()}
+        known = NEVER_NONE.get(str(function), {})
+        unexplained += [
+            f"{function}: {whose}" for whose in reached - {"self"} - set(known)
+        ]
+    assert not unexplained
+
+
+def test_every_function_that_opts_out_is_in_the_table():
+    found = {str(function) for function in compiled.unchecked_functions()}
+    assert set(NEVER_NONE) <= found
 
 
 def test_checks_are_found_where_they_are(tmp_path):

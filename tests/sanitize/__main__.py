@@ -14,6 +14,7 @@ that is wrong on purpose shows that errors are found.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ REPORTS = TREE / "reports"
 POOLER = TREE / "pgbouncer"
 COPIED = ("bouncer", "admin", "ha", "tests")
 LEFT_OUT = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "recordings", "zoo")
+POINTERS = re.compile(r'^name = "bouncer\.(relay|wire)\.', re.M)
 FLAGS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined "
     "-fno-sanitize-recover=undefined"
@@ -66,12 +68,24 @@ def copy_tree() -> None:
             ROOT / name, TREE / name, ignore=LEFT_OUT, copy_function=copy_changed,
             dirs_exist_ok=True,
         )  # fmt: skip
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    (TREE / "pyproject.toml").write_text(with_pointers())
+    for name in ("README.md", "LICENSE"):
         copy_changed(ROOT / name, TREE / name)
     REPORTS.mkdir(exist_ok=True)
     REPORTS.chmod(0o1777)  # the pooler may run as another user
     for report in REPORTS.iterdir():
         report.unlink()
+
+
+def with_pointers() -> str:
+    """pyproject.toml with the extensions that use C only.
+
+    The others are Python that is compiled for its speed; as Python it is the same.
+    """
+    head, *modules = (ROOT / "pyproject.toml").read_text().split("[[tool.setuptools.")
+    last, marker, tail = modules[-1].partition("# </extensions>")
+    kept = [one for one in (*modules[:-1], last) if POINTERS.search(one)]
+    return "[[tool.setuptools.".join([head, *kept]) + marker + tail
 
 
 def copy_changed(source: str | Path, target: str | Path) -> None:
