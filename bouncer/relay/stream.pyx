@@ -88,6 +88,9 @@ cdef class Stream:
     def __dealloc__(self):
         global freed
         freed += 1
+        if self.slot and self.poller is not None:
+            # Nobody has closed it: an event of this round may still name it.
+            self.poller.release_slot(self)
         if self.fd >= 0 and not self.closed:
             close(self.fd)
         buf_free(&self.out)

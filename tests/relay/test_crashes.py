@@ -2,7 +2,9 @@
 
 import pytest
 
+from bouncer.relay.client import Client
 from tests.relay import frames as f
+from tests.relay.harness import pair
 
 
 @pytest.mark.parametrize("more", [f.EMPTY_QUERY, f.SUSPENDED])
@@ -42,3 +44,28 @@ def test_error_in_the_midst_of_a_round_leaves_the_poller_working(relay):
     r.poller.settle()
     client.pull()
     assert client.got == b"still"
+
+
+def test_stream_that_is_dropped_while_an_event_of_it_waits(relay):
+    """The place in the poller kept a pointer to it, which the event then followed."""
+    r = relay()
+    kept = []
+
+    def begin_login(client, first_byte):
+        client.disconnect(None)
+        kept.clear()
+
+    r.begin_login = begin_login
+    ends = []
+    for _ in range(2):
+        ours, theirs = pair()
+        client = Client(r.poller, ours, r, None)
+        client.watch()
+        kept.append(client)
+        ends.append(theirs)
+        theirs.send(b"\0\0\0\x08????")
+    del client
+    r.poller.dispatch()
+    assert not kept and not r.problems
+    for end in ends:
+        end.close()
