@@ -8,9 +8,10 @@ own interpreter, which runs under both sanitizers. The live tests run in an ordi
 one, and only the pooler that they start is instrumented (a script sets LD_PRELOAD for
 it): neither PostgreSQL nor psql shall be.
 
-Whatever a sanitizer reports ends the process and is kept below build/sanitized, so
-nothing that a test catches, restarts or ignores is lost. Before all that an extension
-that is wrong on purpose shows that errors are found.
+Whatever a sanitizer reports ends the process, which no test forgives. What ASan says
+is kept below build/sanitized as well, so that nothing is lost that a test restarts or
+ignores; UBSan writes to stderr. Before all that an extension that is wrong on purpose
+shows that errors are found.
 """
 
 import os
@@ -159,10 +160,13 @@ def prove() -> None:
     environment = {**os.environ, **sanitizing(), "PYTHONPATH": str(place)}
     for function, words in FAULTS.items():
         code = f"import broken; broken.{function}(8)"
-        status = run([sys.executable, "-c", code], env=environment, cwd=place)
-        found = "\n".join(reports())
-        if status == 0 or words not in found:
-            sys.exit(f"the sanitizers did not see {function}: {status}\n{found}")
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment, cwd=place, capture_output=True, text=True,
+        )  # fmt: skip
+        found = "\n".join([done.stderr, *reports()])
+        if done.returncode == 0 or words not in found:
+            sys.exit(f"the sanitizers did not see {function}:\n{found}")
         for report in REPORTS.iterdir():
             report.unlink()
     fine = [sys.executable, "-c", "import bouncer.relay.server as s; print(s.__file__)"]
