@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from tests.fuzz.steps import unpack
@@ -28,6 +29,9 @@ def play(name: str, raw: bytes) -> None:
 
 def child(name: str, inputs: Sequence[tuple[str, bytes]], out: int) -> None:
     """Play them all, a byte to *out* for each; says and stops at the first problem."""
+    # Whoever forked us may keep warnings, and with them what would have been freed.
+    sys.unraisablehook = sys.__unraisablehook__
+    warnings.simplefilter("ignore")
     target(name)
     gc.collect()
     gc.freeze()
