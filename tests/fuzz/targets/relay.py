@@ -231,8 +231,8 @@ class Play:
             if not r.pool.blocked:
                 r.pool.activate()
         elif number == 6:
-            for end in r.servers:
-                r.pool.settle_again(end.server)
+            for one in list(r.pool.idle):
+                r.pool.park_used(one)
         elif number == 7:
             r.poller.tick()
         r.turn()
