@@ -56,6 +56,7 @@ NEVER_NONE = {
         "self.poller": GIVEN,
         "self.poller.later": "a list from the start",
         "self.pool": "Server is made with one; never taken away",
+        "7bouncer_5relay_10statements_TOO_MANY": "a constant of the module",
         "client": LOOKED,
     },
     "server.Server.pass_on": {"client": CALLER},

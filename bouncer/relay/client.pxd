@@ -91,7 +91,7 @@ cdef class Client(Stream):
     cdef bint refuses(self, int code) except -1
     # Prepared statements
     cdef bint is_stuck(self) except -1
-    cdef bint may_read(self) noexcept
+    cdef bint may_read(self) except -1
     cdef int end_turn(self) except -1
     cdef Py_ssize_t statement_message(self, const char* p, Py_ssize_t count, int code,
                                       uint32_t length, Buf* composed) except -2

@@ -367,7 +367,7 @@ cdef class Client(Stream):
             return True
         return buf_size(&self.out) > HIGH_WATER and self.is_slow()
 
-    cdef bint may_read(self) noexcept:
+    cdef bint may_read(self) except -1:
         """Does nothing that its server or the next round will tell stand against it?"""
         return (not self.closed and self.state != CL_WAITING and not self.held_back
                 and not self.put_off

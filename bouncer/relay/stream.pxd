@@ -85,8 +85,8 @@ cdef class Stream:
     cdef bint talk_reads(self) except -1
     cdef bint talk_may_go_on(self) except -1
     cdef bint is_crowded(self) except -1
-    cdef bint may_keep(self, Py_ssize_t count) noexcept
-    cdef int forget_kept(self) noexcept
+    cdef bint may_keep(self, Py_ssize_t count) except -1
+    cdef int forget_kept(self) except -1
     cdef int pause_talk(self) except -1
     cdef int go_on_talking(self) except -1
     cdef int settle_reading(self) except -1

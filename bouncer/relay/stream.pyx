@@ -276,7 +276,7 @@ cdef class Stream:
             self.flush_out()
         return buf_size(&self.out) > most
 
-    cdef bint may_keep(self, Py_ssize_t count) noexcept:
+    cdef bint may_keep(self, Py_ssize_t count) except -1:
         """May a login have a message of so many bytes? What it keeps is its affair.
 
         Each may be large; all together, of people nobody knows yet, may not.
@@ -290,7 +290,7 @@ cdef class Stream:
         self.poller.logins_kept += count
         return True
 
-    cdef int forget_kept(self) noexcept:
+    cdef int forget_kept(self) except -1:
         """The login is over."""
         self.poller.logins_kept -= self.kept
         self.kept = 0
