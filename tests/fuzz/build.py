@@ -47,6 +47,18 @@ def preloaded() -> Path:
     return Path(spec.origin).parents[1] / PRELOADED
 
 
+def libraries() -> list[Path]:
+    """All that is preloaded. libFuzzer looks for a mutator when it is loaded itself,
+    so those of atheris, which call ours, must be there by then.
+    """
+    hooks = preloaded().with_name("atheris")
+    return [
+        preloaded(),
+        *hooks.glob("custom_mutator.*.so"),
+        *hooks.glob("custom_crossover.*.so"),
+    ]
+
+
 def sources() -> list[Path]:
     """All that is compiled, imported or asked for by what is compiled; relative."""
     found = [Path(name) for name in BESIDE]
@@ -117,7 +129,7 @@ def environment(**more: str) -> dict[str, str]:
             "PYTHONSAFEPATH": "1",  # not what lies in the current directory
             "PYTHONPATH": os.pathsep.join((str(TREE), str(ROOT))),
             "PYTHONMALLOC": "malloc",  # each object is AddressSanitizer's to watch
-            "LD_PRELOAD": str(preloaded()),
+            "LD_PRELOAD": " ".join(map(str, libraries())),
             # uvloop and ssl keep what they have made until the end.
             "ASAN_OPTIONS": "detect_leaks=0:handle_abort=1",
         }

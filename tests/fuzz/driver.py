@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
             watched(steps)
         module.run(setup, steps)
 
-    splicer = Splicer(module.words, atheris.Mutate, getattr(module, "tweak", None))
+    splicer = Splicer(module.words, getattr(module, "tweak", None))
     random.seed(0)
     gc.collect()
     gc.freeze()

@@ -68,21 +68,38 @@ def messages_of(data: bytes) -> list[bytes]:
     return found
 
 
+def scrambled(dice: random.Random, raw: bytes, most: int) -> bytes:
+    """*raw* with some bytes changed, lost, added or said twice."""
+    found = bytearray(raw)
+    for _ in range(dice.choice((1, 1, 2, 4))):
+        at = dice.randrange(len(found) + 1)
+        what = dice.randrange(5)
+        if what == 0:
+            found[at : at + 1] = dice.randbytes(1)
+        elif what == 1:
+            del found[at : at + dice.choice((1, 1, 4))]
+        elif what == 2:
+            found.insert(at, dice.choice((0, 1, 10, 32, 39, 255)))
+        elif what == 3:
+            found[at:at] = found[at : at + dice.randrange(1, 9)]
+        else:
+            found[at : at + 4] = dice.choice(LENGTHS).to_bytes(4, "big")
+    return bytes(found[:most])
+
+
 class Splicer:
     """Makes new inputs of known ones.
 
-    *words* are messages that a target knows, by what step they belong to; *mutate*
-    changes bytes as libFuzzer does; *tweak* is the target's own way with data.
+    *words* are messages that a target knows, by what step they belong to; *tweak* is
+    the target's own way with data.
     """
 
     def __init__(
         self,
         words: Mapping[int, Sequence[bytes]],
-        mutate: Callable[[bytes, int], bytes],
         tweak: Callable[[random.Random, bytes], bytes] | None = None,
     ) -> None:
         self.words = {what: list(some) for what, some in words.items() if some}
-        self.mutate = mutate
         self.tweak = tweak
         self.dice = random.Random(0)
         self.accidents = (
@@ -98,7 +115,7 @@ class Splicer:
         self.dice.seed(seed)
         setup, steps = unpack(raw)
         if self.dice.randrange(40) == 0:
-            return self.mutate(raw, most)[:most]
+            return scrambled(self.dice, raw, most)
         for _ in range(self.dice.choice((1, 1, 1, 2, 2, 3, 5))):
             setup = self.dice.choice(self.accidents)(setup, steps) or setup
         return pack(setup, steps)[:most]
@@ -262,7 +279,7 @@ class Splicer:
         elif parts:
             one = self.dice.randrange(len(parts))
             head, body = parts[one][:5], parts[one][5:]
-            body = self.mutate(body or b"\0", len(body) + 40)
+            body = scrambled(self.dice, body, LONGEST)
             if self.dice.random() < 0.8:
                 head = head[:1] + (len(body) + 4).to_bytes(4, "big")
             parts[one] = head + body
