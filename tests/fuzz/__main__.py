@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz import build, corpus
+from tests.fuzz.steps import Step, pack
 from tests.fuzz.targets import TARGETS
+from tests.relay.frames import error, query
 
 GROWN = build.ROOT / "build" / "fuzz-grown"
 FINDS = build.ROOT / "fuzz-finds"
@@ -152,8 +154,11 @@ def fuzz(name: str, seconds: float) -> Tally:
 def check() -> bool:
     """Does it find the bug that the driver plants?"""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
+        # Each has half of it: only a splice of the two is a find.
+        Path(place, "query").write_bytes(pack(bytes(4), [Step(0, 0, query("x"))]))
+        Path(place, "error").write_bytes(pack(bytes(4), [Step(1, 0, error("1", "x"))]))
         options = [f"-artifact_prefix={place}/", *limits(CHECK_SECONDS)]
-        process = driver("relay", *options, FUZZ_PLANTED="1")
+        process = driver("relay", place, *options, FUZZ_PLANTED="1")
         said = heard(process, CHECK_SECONDS + START)
         tally = Tally("check")
         tally.read(said)

@@ -24,17 +24,15 @@ ASLEEP = ["bouncer.errors", "bouncer.config.params"]
 
 
 def planted(steps: list[Step]) -> None:
-    """The bug of the self-check: three certain things in their order.
+    """The bug of the self-check: a query, and behind it an error of a server.
 
     The harness is watched as the product is, so each `if` is an edge that leads on.
     """
-    begun = failed = False
+    begun = False
     for step in steps:
         if step.what == 0 and step.data[:1] == b"Q":
             begun = True
         if begun and step.what == 1 and step.data[:1] == b"E":
-            failed = True
-        if failed and step.what == 3:
             raise targets.Found("this bug was planted")
 
 
