@@ -207,12 +207,9 @@ class Bouncer:
         self.door.most_sockets = settings.max_client_conn
         self.poller.max_packet_size = settings.max_packet_size & 0xFFFFFFFF
         self.poller.loop_count = max(settings.sbuf_loopcnt, 0)
-        self.checks_servers = bool(settings.server_check_query)
-        self.check_query = (
-            b""
-            if settings.server_check_query == "<empty>"
-            else settings.server_check_query.encode("utf-8", "surrogateescape")
-        )
+        query = settings.server_check_query
+        self.checks_servers = bool(query)
+        self.check_query = b"" if query == "<empty>" else log.encode(query)
         relay_client.configure(
             bool(settings.disable_pqexec),
             bool(settings.log_disconnections),

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
 """Checks of the debug build (`BOUNCER_DEBUG=1 make build`).
 
 Which moves from state to state there are stands here, as a table; and what is made

@@ -275,7 +275,7 @@ cdef class Poller:
     cdef bint serve_event(self, int i, bint talks_too) except -1:
         """Hand event *i* to its stream; true when it is a talk's and was left out."""
         cdef uint64_t word = self.events[i].data.u64
-        cdef Slot* slot = &self.slots[<uint32_t>(word & 0xFFFFFFFF)]
+        cdef Slot* slot = &self.slots[<uint32_t>word]
         cdef Stream stream
         if slot.stream == NULL or slot.generation != <uint32_t>(word >> 32):
             return False

@@ -37,7 +37,7 @@ NOT_TOLD = {
                          "home"), FOUND),
         **dict.fromkeys(("want_read", "quiet", "flush_queued", "broken", "closed",
                          "specials", "out", "held", "talk_limit", "behind", "talk",
-                         "turn_due", "talk_paused"),
+                         "turn_due", "talk_paused", "modest", "kept", "put_off"),
                         STILL),
         **dict.fromkeys(("tls_handshaking", "tls_seen", "tls_object", "tls_records",
                          "tls_in", "tls_out"), TLS),
