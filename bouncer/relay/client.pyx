@@ -827,7 +827,7 @@ cdef class Client(Stream):
         return self.end("PQexec disallowed", True, "08P01")
 
     cdef int peer_eof(self) except -1:
-        if self.state == CL_LOGIN:
+        if self.state == CL_LOGIN or self.state == CL_WAITING and self.talk is not None:
             return self.end(None, False, "08P01")   # a probe, or given up
         return self.end("client unexpected eof", False, "08P01")
 

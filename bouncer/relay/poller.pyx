@@ -246,13 +246,16 @@ cdef class Poller:
 
     @nonecheck(False)
     cdef int serve(self, int count) except -1:
-        """Serve a round's events: queries first, then talks for as long as they may.
+        """Serve a round's events: queries first, then logins for as long as they may.
 
         A login costs ten times what a transaction does. A storm of them must not
-        hold up those who are in; who is left out is reported again.
+        hold up those who are in; who is left out is reported again. Other talks (a
+        console, a server that logs in) keep their place among the queries until they
+        have taken too long: what a console has done first is seen to be first.
         """
         cdef int i, talks = 0
         cdef list stopped = None
+        self.talks_until = self.now + TALKS_US
         for i in range(count):
             if self.serve_event(i, False):
                 self.events[talks] = self.events[i]
@@ -280,7 +283,8 @@ cdef class Poller:
         if slot.stream == NULL or slot.generation != <uint32_t>(word >> 32):
             return False
         stream = <Stream>slot.stream
-        if (stream.specials or stream.talk is not None) and not talks_too:
+        if not talks_too and (stream.specials or (
+                stream.talk is not None and monotonic_us() > self.talks_until)):
             return True
         try:
             stream.on_events(self.events[i].events)

@@ -77,4 +77,4 @@ def quoted_list(value: bytes) -> bytes | None:
     found = _parts(value)
     if found is None or b"\0" in value:
         return None
-    return b",".join(_rewritten(*part) for part in found) or b"''"
+    return b", ".join(_rewritten(*part) for part in found) or b"''"

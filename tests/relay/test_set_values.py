@@ -39,7 +39,7 @@ def moved(relay, value):
     [
         ("mine", "mine"),
         ("foo-bar", '"foo-bar"'),
-        ("$user,public", '"$user",public'),
+        ("$user,public", '"$user", public'),
         ("public;create/**/table/**/t(x/**/int)",
          '"public;create/**/table/**/t(x/**/int)"'),
     ],
@@ -76,7 +76,7 @@ def test_search_path_of_a_startup_packet_is_quoted(relay, asks_for_search_path):
     client.client.tracked = from_dict({"search_path": "Foo, it's"})
     r.server().server.learn_parameter(b"search_path\0public\0")
     client.send(f.query("a"))
-    assert r.servers[0].take() == f.query('SET search_path=foo,"it\'s";')
+    assert r.servers[0].take() == f.query('SET search_path=foo, "it\'s";')
 
 
 def test_literals_hold_whatever_standard_conforming_strings_is(relay):

@@ -11,25 +11,25 @@ from bouncer.wire.identifiers import is_list, quoted_list
     ("value", "written"),
     [
         (b"p1s", b"p1s"),
-        (b"mine, public", b"mine,public"),
-        (b'"$user", public', b'"$user",public'),
-        (b"$user,public", b'"$user",public'),
+        (b"mine, public", b"mine, public"),
+        (b'"$user", public', b'"$user", public'),
+        (b"$user,public", b'"$user", public'),
         (b"Foo", b"foo"),
         (b'"Foo"', b'"Foo"'),
         (b"foo-bar", b'"foo-bar"'),
         (b"1abc", b'"1abc"'),
         (b"it's", b'"it\'s"'),
-        (b"user,select", b'"user","select"'),
+        (b"user,select", b'"user", "select"'),
         (b"DEFAULT", b'"default"'),
         (b'a"b', b'"a""b"'),
         (b'"a""b"', b'"a""b"'),
-        (b'"a,b" , c', b'"a,b",c'),
+        (b'"a,b" , c', b'"a,b", c'),
         (b"public;create/**/table/**/t(x/**/int)",
          b'"public;create/**/table/**/t(x/**/int)"'),
         (b"", b"''"),
         (b"  ", b"''"),
         (b'""', b"''"),
-        (b'"",a', b"'',a"),
+        (b'"",a', b"'', a"),
         ("É".encode(), "É".encode()),
         ('"É"'.encode(), '"É"'.encode()),
         ("é-É-X".encode(), '"é-É-X"'.encode()),
@@ -87,5 +87,5 @@ def test_what_is_written_stays_within_its_quotes(value: bytes) -> None:
                 for c in name
             )
             rest = rest[len(name) :]
-        assert not rest or rest.startswith(b",")
-        rest = rest[1:]
+        assert not rest or rest.startswith(b", ")
+        rest = rest[2:]
