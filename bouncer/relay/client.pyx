@@ -243,8 +243,9 @@ cdef class Client(Stream):
                     self.remain = <int64_t>length + 1
                     self.pool.client_bytes += self.remain
                     continue
-                if server is not None and server.owed.count >= MOST_OWED:
-                    full = True
+                if server is not None and server.owed.count >= MOST_OWED and not (
+                        server.in_error and server.is_skipping()):
+                    full = True         # a Sync that ends a failure settles it all
                     break
                 if (kind == NAMED and self.pool.max_prepared > 0
                         and self.pool.mode != SESSION and self.replication == 0):
@@ -370,8 +371,8 @@ cdef class Client(Stream):
     cdef bint may_read(self) except -1:
         """Does nothing that its server or the next round will tell stand against it?"""
         return (not self.closed and self.state != CL_WAITING and not self.held_back
-                and not self.put_off
-                and (self.server is None or buf_size(&self.server.out) == 0))
+                and not self.put_off and (self.server is None or (
+                    buf_size(&self.server.out) == 0 and not self.server.crowded)))
 
     cdef int end_turn(self) except -1:
         """Enough for this round: let others go on, too."""

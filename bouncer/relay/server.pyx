@@ -295,7 +295,9 @@ cdef class Server(Stream):
         self.pool.server_bytes += forwarded
         if pos > start:
             self.pass_on(client, p + start, pos - start)
-        if self.crowded and self.owed.count < MOST_OWED // 2:
+        if self.crowded and (self.owed.count < MOST_OWED // 2
+                             or (self.in_error and self.is_skipping())):
+            # Of a group that has failed no more is answered before its Sync.
             self.crowded = False
             self.poller.later.append(client.pump)
         return pos
