@@ -165,6 +165,8 @@ cdef class Pool:
             if self.draining:
                 client.quiet = True
                 client.pause_reading()
+            elif not client.want_read and not client.put_off:
+                client.resume_reading()     # only its server took no more
         server.release_due = False
         if not server.want_read:
             server.resume_reading()     # only its last client was slow

@@ -10,6 +10,11 @@ from tests.relay.test_bounds import HIGH_WATER, READ, drain
 DEEP = 15_000  # Binds and Executes: more requests than may be under way
 
 
+def taken(end, r):
+    """All that comes at the far end of a connection, until its end perhaps."""
+    return b"" if end.ended else end.take()
+
+
 def converse(r, client, backend):
     """Let *backend* answer what the first server has got; what the client reads."""
     got = b""
@@ -69,3 +74,29 @@ def test_client_that_is_owed_too_much_is_not_read_when_it_reads(relay):
         client.pull()
     assert client.client.held_bytes <= 2 * READ < HIGH_WATER
     client.close()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20_000], ids=["whole", "cut", "cut early"])
+@pytest.mark.parametrize("reads", [False, True], ids=["reads no more", "reads on"])
+def test_copy_that_fails_while_its_server_is_slow(relay, cut, reads):
+    """The server was closed with bytes for it unsent: nobody woke its client."""
+    r = relay(size=2)
+    r.server_sndbuf = 4096
+    client = r.client()
+    data = f.copy_data(b"x" * 40_000)
+    client.send(f.query("copy in 1"))
+    server = r.servers[0]
+    server.send(f.COPY_IN)
+    client.send(data[: len(data) - cut])
+    assert server.server.unsent
+    server.send(f.error("22P04", "bad row"), f.ready())
+    assert f.codes(client.take()) == "GEZ"
+    client.send(data[len(data) - cut :], f.COPY_DONE, f.SYNC)
+    got = {end: taken(end, r) for end in r.servers if reads or cut or end is not server}
+    [asked] = [end for end in got if got[end].endswith(f.SYNC)]
+    asked.send(f.ready())
+    assert client.codes() == "Z"
+    client.send(f.query("more"))
+    [asked] = [end for end in r.servers if taken(end, r) == f.query("more")]
+    asked.answer("more")
+    assert f.rows(client.take()) == [b"more"]
