@@ -180,6 +180,7 @@ class Relay:
 
     listen_port = 6432
     client_tls = None
+    server_sndbuf = 0  # what the kernel takes for a server; 0: as usual
 
     def __init__(
         self,
@@ -221,7 +222,7 @@ class Relay:
 
     def server(self, sndbuf: int = 0) -> ServerEnd:
         """A server that has logged in and joins the pool."""
-        ours, theirs = pair(sndbuf)
+        ours, theirs = pair(sndbuf or self.server_sndbuf)
         server = Server(self.poller, ours, self, self.pool)
         server.address_text = "fake"
         server.tracked = from_dict(DEFAULTS)
