@@ -31,6 +31,7 @@ class Cancelling(Relay):
 
     def ask_cancel(self, target):
         """Another connection brings a CancelRequest for *target*."""
+        target.client.cancel_key = KEY
         self.door.keys[KEY] = target.client
         asker = self.client()
         asker.client.pool = None
