@@ -7,7 +7,7 @@ owed; the connection may be shared again when nothing is (design D5).
 
 from cython cimport nonecheck
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from bouncer import log
 from bouncer.relay.client cimport CL_WAITING, Client
@@ -35,6 +35,7 @@ from bouncer.wire.framer cimport HEADER, be32, buf_size
 
 cdef enum:
     WHOLE_LIMIT = 65536         # largest message of a server that we look into
+    ANSWERS = 1000 * HEADER     # bytes of answers of our own that go out in one send
 
 
 STATE_NAMES = ("new", "idle", "active", "used", "tested", "being_canceled",
@@ -547,17 +548,27 @@ cdef class Server(Stream):
 
     @nonecheck(False)
     cdef int answer_fakes(self) except -1:
-        """Answer, in order, what the server was not asked."""
+        """Answer, in order, what the server was not asked.
+
+        There may be thousands: they go out together, or each costs a system call.
+        """
+        cdef char answers[ANSWERS]
         cdef Client client = self.client
-        cdef int kind
+        cdef int kind, size = 0
         self.fakes_due = False
         while self.owed.count and self.head_is_ours():
             kind = owed_at(&self.owed, 0).kind
-            if client is not None and kind == FE_PARSE:
-                client.send(b"1\0\0\0\4", 5)
-            elif client is not None and kind == FE_CLOSE:
-                client.send(b"3\0\0\0\4", 5)
+            if kind == FE_PARSE or kind == FE_CLOSE:
+                if size == ANSWERS:
+                    if client is not None:
+                        client.send(answers, size)
+                    size = 0
+                memcpy(answers + size, b"1\0\0\0\4" if kind == FE_PARSE
+                       else b"3\0\0\0\4", HEADER)
+                size += HEADER
             owed_pop(&self.owed)
+        if size and client is not None:
+            client.send(answers, size)
         return 0
 
     cdef int on_ready(self, int status) except -1:
@@ -715,7 +726,7 @@ cdef class Server(Stream):
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1:
         """A ParameterStatus: remember it if it is tracked, for both sides."""
         cdef bytes body = p[:count]
-        cdef list parts = body.split(b"\0")
+        cdef list parts = body.split(b"\0", 2)
         cdef Client client = self.client
         if len(parts) < 3:
             return self.end("broken ParameterStatus packet", True, True, "08P01")
