@@ -300,6 +300,7 @@ cdef class NameTable:
             self.enlarge()
         where = self.place(hash, text, size)
         entry = where[0]
+        statement.users += 1        # first: it may be the one that stands there
         if entry != NULL:
             self.unstring(entry)
             self.text -= len((<Statement>entry.statement).key)
@@ -308,6 +309,7 @@ cdef class NameTable:
         else:
             entry = <NameEntry*>malloc(sizeof(NameEntry))
             if entry == NULL:
+                let_go(statement)
                 raise MemoryError()
             Py_INCREF(name)
             entry.hash = hash
@@ -315,7 +317,6 @@ cdef class NameTable:
             where[0] = entry
             self.count += 1
         Py_INCREF(statement)
-        statement.users += 1
         entry.statement = <PyObject*>statement
         self.text += len(statement.key)
         entry.failed = False

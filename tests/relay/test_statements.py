@@ -503,3 +503,20 @@ def test_statement_prepared_and_left_behind_is_not_claimed(relay):
     first.close()
     second.send(f.parse("a", "S1"), f.SYNC)
     assert f.codes(r.servers[1].take()) == "PS"
+
+
+def test_statement_that_was_refused_is_found_when_it_works(relay):
+    """Its name was taken again for the same text, which nobody else found any more."""
+    r = relay()
+    client, other = r.client(), r.client()
+    wrong = f.parse("a", "select later")
+    client.send(wrong, f.SYNC)
+    server = r.servers[0]
+    first = server.take()
+    server.send(f.error("42P01", "no such table"), f.ready())
+    assert client.codes() == "EZ"
+    for one, name in ((client, "a"), (other, "b")):
+        one.send(f.parse(name, "select later"), f.SYNC)
+        assert server.take() == (first if one is client else f.SYNC)
+        server.send(*([f.PARSE_COMPLETE] if one is client else []), f.ready())
+        assert one.codes() == "1Z"
