@@ -50,6 +50,11 @@ class Presser(Speaker):
              self.many_closes, self.fails_early)
         )()  # fmt: skip
 
+    def copy(self) -> None:
+        """A Sync behind a COPY that fails may be in it or behind it: see Speaker.data."""
+        super().copy()
+        self.wait()
+
     def known(self) -> list[str]:
         return [name for name in self.direct.statements if name]
 
