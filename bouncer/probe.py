@@ -14,6 +14,8 @@ from bouncer.pool.keeper import Keeper
 from bouncer.talks.probe import Row, probe
 
 LOOK_AGAIN = 0.05  # seconds between two looks for an idle server
+# Pools that keep a server which nobody but a probe has ever wanted.
+MOST_KEPT = 16
 
 
 class Probes:
@@ -23,6 +25,8 @@ class Probes:
         self.app = app
         self.keeper = keeper
         self.running: dict[Any, asyncio.Future[Any]] = {}  # server -> its answer
+        self.opened: set[Any] = set()  # pools that were empty before a probe
+        self.kept: set[Any] = set()  # of these, those that keep what it opened
 
     async def ask(self, name: str, sql: str) -> list[Row]:
         """Rows of *sql* on the database *name*.
@@ -38,7 +42,9 @@ class Probes:
             if server is not None and server.clean and not server.close_needed:
                 return await self.run(pool, server, sql)
             if not pool.blocked and not len(pool.login):
-                self.keeper.open_if_allowed(pool, evict=False)
+                was_empty = not pool.server_count
+                if self.keeper.open_if_allowed(pool, evict=False) and was_empty:
+                    self.opened.add(pool)
                 self.app.poller.settle()
             await asyncio.sleep(LOOK_AGAIN)
 
@@ -83,11 +89,38 @@ class Probes:
         answer = self.running.pop(server)
         server.relay_phase()
         server.mark_ready()
+        if not self.may_stay(server.pool):
+            server.close_needed = True
         server.pool.release_server(server)
         if not answer.done():
             answer.set_result(outcome)
 
+    def may_stay(self, pool: Any) -> bool:
+        """Say whether the server of a probe that is over is kept."""
+        if pool not in self.opened:
+            return True
+        settings = self.app.settings
+        self.opened = {one for one in self.opened if is_lonely(one)}
+        self.kept &= self.opened
+        if pool not in self.opened or pool in self.kept:
+            return True
+        wanted = settings.health_databases.replace(",", " ").split()
+        if (
+            pool.database.name in wanted
+            or self.app.limits.min_pool_size(pool)
+            or len(self.kept) < MOST_KEPT
+        ):
+            self.kept.add(pool)
+            return True
+        return False
+
     def gone(self, server: Any) -> None:
+        """*server* has been closed."""
         answer = self.running.pop(server, None)
         if answer is not None and not answer.done():
             answer.set_exception(ConnectionError("the server went away"))
+
+
+def is_lonely(pool: Any) -> bool:
+    """Say whether a probe's server is all that *pool* has."""
+    return bool(pool.server_count == 1 and not pool.client_count)

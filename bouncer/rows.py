@@ -298,6 +298,7 @@ class Rows:
             max((len(pool.active) / size for pool in pools), default=0.0),
             sum(len(pool.waiting) for pool in pools),
             max(0, *waits, 0) / 1_000_000,
+            sum(pool.live_count for pool in pools),
         )
 
     # Counts

@@ -32,6 +32,7 @@ class HealthRow(NamedTuple):
     busiest: float
     waiting: int
     waited: float
+    live: int
 
 
 class SocketRow(NamedTuple):

@@ -32,6 +32,9 @@ PROBE_EVERY = 1.0
 PROBE_DEADLINE = 2.0
 # Probes under way at once.
 MOST_PROBES = 4
+# Probes of databases without a server, which has to log in first, for each `TICK`;
+# those of `health_databases` are not counted.
+MOST_LOGINS = 4
 # So many databases are probed on behalf of all, and when the pooler starts.
 SAMPLE = 8
 # Probes go on for so long after the last question.
@@ -125,6 +128,7 @@ class Readiness:
     facts: dict[str, DatabaseFacts] = field(default_factory=dict)
     sample: tuple[str, ...] = ()
     probing: int = 0
+    logins: int = 0
     closed: bool = False
 
     # Called by the server of health
@@ -144,6 +148,7 @@ class Readiness:
         for name, facts in self.facts.items():
             self.notice(self.watched.setdefault(name, Watched()), facts, now)
         self.sample = self.sampled()
+        self.logins = 0
         self.launch()
 
     def launch(self) -> None:
@@ -157,7 +162,13 @@ class Readiness:
             if not facts.paused and self.due(name, self.watched[name], now)
         ]
         due.sort(key=lambda name: self.watched[name].probed_at)
-        for name in due[: max(0, MOST_PROBES - self.probing)]:
+        for name in due:
+            if self.probing >= MOST_PROBES:
+                break
+            if not (self.policy.databases or self.facts[name].live):
+                if self.logins >= MOST_LOGINS:
+                    continue
+                self.logins += 1
             watched = self.watched[name]
             watched.probed_at = now
             self.probing += 1

@@ -26,7 +26,8 @@ class DatabaseFacts:
     *failing_for* is the seconds since which every attempt to reach the server has
     failed, None when the last one succeeded or none was made. *busiest* is the
     largest share of its pools' servers that is in use, *waiting* the clients that
-    want a server, *servers* those that could serve them, *waited* the longest wait.
+    want a server, *servers* those that could serve them, *waited* the longest wait,
+    *live* the servers that have logged in.
     """
 
     name: str
@@ -38,6 +39,7 @@ class DatabaseFacts:
     busiest: float = 0.0
     waiting: int = 0
     waited: float = 0.0
+    live: int = 0
 
 
 class PoolerView(Protocol):

@@ -9,7 +9,7 @@ import pytest
 
 from ha import health
 from ha.agent import Question, parse_size
-from ha.readiness import MOST_PROBES, SAMPLE, Grade, Policy
+from ha.readiness import MOST_LOGINS, MOST_PROBES, SAMPLE, TICK, Grade, Policy
 from tests.ha.balancer import wait_for
 from tests.ha.described import Described
 from tests.ha.test_health import ON_UVLOOP, exchange, serve  # noqa: F401  (a fixture)
@@ -222,3 +222,25 @@ def test_metrics_are_made_once_for_all_who_ask_meanwhile():
         assert {reply.endswith(b"\r\n\r\nup 1\n") for reply in replies} == {True}
 
     asyncio.run(story())
+
+
+def test_questions_by_name_cost_few_logins_at_a_time():
+    """Each of 300 names, asked about without end, was 300 logins a second."""
+
+    async def story():
+        view = Described(*MANY)
+        bench = Bench(view)
+        await bench.run(5)
+        before = len(view.asked)
+        for name in MANY:
+            bench.readiness.primary(name)
+        await bench.run(TICK)
+        assert len(view.asked) - before <= 2 * MOST_LOGINS
+        # Those that have a server cost nobody a login.
+        for name in MANY:
+            view.set(name, live=1)
+            bench.readiness.primary(name)
+        await bench.run(14)
+        assert asked(view) == set(MANY)
+
+    run(story())

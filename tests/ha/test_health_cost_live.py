@@ -3,6 +3,7 @@
 import socket
 from typing import Any
 
+from bouncer.probe import MOST_KEPT
 from tests.ha.balancer import wait_for
 from tests.ha.test_front_live import front, get, startup  # noqa: F401  (a fixture)
 
@@ -32,3 +33,35 @@ def test_made_up_databases_get_no_probe(front: Any) -> None:  # noqa: F811
     finally:
         for stranger in strangers:
             stranger.close()
+
+
+def test_databases_asked_about_by_name_keep_few_servers(front: Any) -> None:  # noqa: F811
+    """Whoever asked about each of 300 databases held 300 connections: all there are."""
+    names = [f"app{number}" for number in range(MOST_KEPT + 8)]
+    one = front({}, databases=dict.fromkeys(names, "{pg} dbname=p0 user=u_trust"))
+
+    def servers() -> int:
+        rows = one.console("SHOW SERVERS")
+        return sum(row["database"] in names for row in rows)
+
+    for name in names:
+        assert wait_for(lambda: get(one.health, f"/ready?db={name}")[0] == 200)  # noqa: B023
+    assert wait_for(lambda: servers() <= MOST_KEPT)
+    # Nor does a client's server end with a probe.
+    with one.connect(names[-1]) as client:
+        client.execute("select 1")
+        assert wait_for(lambda: get(one.health, f"/primary?db={names[-1]}")[0] == 200)
+        rows = one.console("SHOW SERVERS")
+        assert any(row["database"] == names[-1] for row in rows)
+
+
+def test_probe_leaves_servers_that_clients_have_had(front: Any) -> None:  # noqa: F811
+    """Only what a probe has had opened goes with it."""
+    names = [f"app{number}" for number in range(MOST_KEPT + 1)]
+    one = front({}, databases=dict.fromkeys(names, "{pg} dbname=p0 user=u_trust"))
+    with one.connect("app0") as client:
+        pid = client.execute("select pg_backend_pid()").fetchone()[0]
+    for name in [*names[1:], "app0"]:
+        assert wait_for(lambda: get(one.health, f"/primary?db={name}")[0] == 200)  # noqa: B023
+    with one.connect("app0") as client:
+        assert client.execute("select pg_backend_pid()").fetchone()[0] == pid
