@@ -28,7 +28,7 @@ TREE = ROOT / "build" / "sanitized"
 REPORTS = TREE / "reports"
 POOLER = TREE / "pgbouncer"
 COPIED = ("bouncer", "admin", "ha", "tests")
-LEFT_OUT = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "recordings", "zoo")
+LEFT_OUT = shutil.ignore_patterns("*.so", "*.c", "__pycache__", "zoo")
 POINTERS = re.compile(r'^name = "bouncer\.(relay|wire)\.', re.M)
 FLAGS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined "
@@ -130,7 +130,7 @@ def sanitizing() -> dict[str, str]:
         "PYTHONMALLOC": "malloc",
         "PYTHONPATH": str(TREE),
         # Python leaks by design; a length that nobody can keep is MemoryError.
-        "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:{shared}",
+        "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=4:{shared}",
         "UBSAN_OPTIONS": f"print_stacktrace=1:{shared}",
     }
 
