@@ -265,6 +265,8 @@ cdef int put_owed(Server server, list entries, told) except -1:
     if len(entries) > MOST_TOLD:
         raise ValueError("owed: too many")
     owed_clear(&server.owed)
+    if entries:
+        server.forgetting = notes_made()    # a DISCARD ALL may be among them
     for entry in entries:
         kind, action, note = parts("owed", entry, 3)
         kind, action = whole("owed", kind, 255), whole("owed", action, ACTIONS)

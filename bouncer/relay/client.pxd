@@ -118,6 +118,8 @@ cdef class Client(Stream):
                                     Py_ssize_t total) except -2
     cdef int unnamed_message(self, Server server, int code, char kind,
                              Buf* composed) except -1
+    cdef int note_forgetting(self, Server server, const char* p,
+                             Py_ssize_t count) except -1
     cdef int close_first(self, Statement statement, Prepared* item,
                          Buf* composed) except -1
     cdef int inject_parse(self, Statement statement, Buf* composed) except -1

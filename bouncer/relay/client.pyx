@@ -8,10 +8,11 @@ names in prepared-statement messages. A client owns nothing while it is idle.
 from cython cimport nonecheck
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
+from posix.strings cimport strncasecmp
 
 from bouncer import log
 from bouncer.relay.outstanding cimport (
-    FORWARD, REFUSED, SWALLOW, next_note, owed_push)
+    FORWARD, REFUSED, SWALLOW, next_note, notes_made, owed_push)
 from bouncer.relay.door cimport Known
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
@@ -73,6 +74,12 @@ cdef inline const char* name_end(const char* p, Py_ssize_t count) noexcept:
     if count <= 0:
         return NULL
     return <const char*>memchr(p, 0, min(count, LONGEST_NAME + 1))
+
+
+cdef bint forgets_all(const char* p, Py_ssize_t count) noexcept:
+    """Is it DISCARD ALL or DEALLOCATE ALL, as drivers write them?"""
+    return (count >= 12 and strncasecmp(p, b"discard all", 11) == 0) or (
+        count >= 15 and strncasecmp(p, b"deallocate all", 14) == 0)
 
 
 cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
@@ -296,6 +303,10 @@ cdef class Client(Stream):
                 self.pool.client_bytes += <int64_t>length + 1
                 if kind == NAMED and composed != NULL and not server.own_unnamed:
                     self.unnamed_message(server, code, p[pos + HEADER], composed)
+                if (server.prepared is not None
+                        and (code == FE_QUERY or code == FE_PARSE)):
+                    self.note_forgetting(server, p + pos, min(
+                        count - pos, <Py_ssize_t>length + 1))
                 if code != FE_FLUSH:
                     server.owe(code)
                 self.dropping = False
@@ -677,6 +688,18 @@ cdef class Client(Stream):
             buf_append(composed, b"C\0\0\0\6S\0", 7)
             owed_push(&server.owed, FE_CLOSE, SWALLOW, None)
             server.own_unnamed = True       # what is there now is nobody's
+        return 0
+
+    cdef int note_forgetting(self, Server server, const char* p,
+                             Py_ssize_t count) except -1:
+        """A Query, or a Parse without a name, that goes out as it is.
+
+        Behind a DISCARD ALL in the same pipeline the server has none of what it has
+        now. When that is told, what stands behind has been sent.
+        """
+        cdef Py_ssize_t skip = HEADER if p[0] == FE_QUERY else HEADER + 1
+        if forgets_all(p + skip, count - skip):
+            server.forgetting = notes_made()
         return 0
 
     cdef int close_first(self, Statement statement, Prepared* item,

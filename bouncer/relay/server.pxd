@@ -79,6 +79,7 @@ cdef class Server(Stream):
         uint64_t group          # number of the requests up to the next Sync
         bint fatal              # its client has read a FATAL of it
         bint doubting           # it has contradicted what we know of *prepared*
+        uint64_t forgetting     # what was parsed up to this note is perhaps gone soon
         bint own_unnamed        # the linked client has parsed the unnamed statement
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
         uint32_t late_closes    # Closes of ours that a ReadyForQuery has overtaken

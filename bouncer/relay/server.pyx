@@ -359,9 +359,10 @@ cdef class Server(Stream):
         """Will the server have this statement when it reads what we send now?
 
         Not when its Parse stands before a Sync and is not answered yet: it may fail,
-        and the server goes on behind the Sync.
+        and the server goes on behind the Sync. Nor when DISCARD ALL is on its way.
         """
-        return item.seen or item.group == self.group
+        return item.made > self.forgetting and (
+            item.seen or item.group == self.group)
 
     cdef int owe_fake(self, int code, Pending pending) except -1:
         """Answer *code* ourselves, behind what the server is saying or owes."""

@@ -212,6 +212,7 @@ NOT_CARRIED = {
             ("cancels", "release_due", "place_due", "crowded", "remain", "fakes_due",
              "skipping", "error", "peer", "cancel_for"), STILL),
         "equal_to": CACHE,
+        "forgetting": "put in as the careful side of what is owed",
         "fresh": "whoever had it before: its session is discarded before auth_query",
     },
 }  # fmt: skip

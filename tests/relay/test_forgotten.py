@@ -102,3 +102,30 @@ def test_everything_fails_behind_it(relay, behind):
     )
     assert not client.client.closed
     assert f.codes(client.ask(f.close("foo"), f.SYNC)) == "3Z"
+
+
+@pytest.mark.parametrize("forget", FORGET)
+@pytest.mark.parametrize("prepared", [1, 200])
+def test_text_that_the_server_had_until_then_is_parsed_anew(relay, forget, prepared):
+    """Its Parse was answered by us, and its Bind found nothing (26000). Npgsql sends
+    DISCARD ALL before the first command of a connection, in one write."""
+    r = give_backends(relay(prepared=prepared))
+    other, client = r.client(), r.client()
+    other.ask(f.parse("foo", "select foo"), f.SYNC)
+    again = f.parse("bar", "select foo") + f.bind("bar") + f.execute() + f.SYNC
+    got = client.ask(FORGET[forget][0], again)
+    assert f.codes(got) == FORGET[forget][1] + "12DCZ"
+    assert f.rows(other.ask(f.bind("foo"), f.execute(), f.SYNC)) == [b"foo"]
+    assert r.servers[0].server.prepared_count == 1
+
+
+def test_discard_all_that_fails_forgets_nothing(relay):
+    r = give_backends(relay())
+    client = r.client()
+    client.ask(f.parse("foo", "select foo"), f.SYNC)
+    got = client.ask(
+        f.query("begin"), f.query("fail"), f.query("discard all"),
+        f.query("rollback"), f.bind("foo"), f.execute(), f.SYNC,
+    )  # fmt: skip
+    assert f.codes(got) == "CZEZEZCZ2DCZ"
+    assert f.rows(client.ask(f.bind("foo"), f.execute(), f.SYNC)) == [b"foo"]
