@@ -57,6 +57,7 @@ cdef class Client(Stream):
         public int64_t wait_start
         public TrackedParams tracked
         NameTable names         # prepared statements; None until the first
+        uint64_t forgotten      # what was parsed up to this note is none of its names
         # Known after login; who it is
         public object app       # contracts: begins the login, hears of the end
         Door door               # where it came in

@@ -524,16 +524,19 @@ cdef class Server(Stream):
                     and client.names is not None):
                 # The statement does not exist: its name is free again.
                 client.names.note_failure(pending.name)
-        elif pending.statement is None or pending.made <= self.owed.forgotten:
+        elif pending.statement is None:
             return 0                # nothing to bring back
         elif entry.action == SWALLOW:
+            if pending.made <= self.owed.forgotten:
+                return 0
             # Our Close of an evicted statement: it is still there.
             if self.prepared is None:
                 self.prepared = PreparedSet()
             if self.prepared.find(pending.statement) == NULL:
                 self.prepared.add(pending.statement, pending.seen, pending.group,
                                   pending.number, True)
-        elif client is not None and pending.name is not None:
+        elif (client is not None and pending.name is not None
+                and pending.made > client.forgotten):
             if client.names is None:
                 client.names = NameTable()
             if not client.names.is_taken(pending.name, len(pending.name)):
@@ -798,8 +801,10 @@ cdef class Server(Stream):
             owed_at(&self.owed, 0).behind if self.owed.count else notes_made())
         if self.prepared is not None:
             self.prepared.forget(self.owed.forgotten)
-        if client is not None and client.names is not None:
-            client.names.forget(self.owed.forgotten)
+        if client is not None:
+            client.forgotten = self.owed.forgotten
+            if client.names is not None:
+                client.names.forget(client.forgotten)
         return 0
 
     # Called by clients and pools

@@ -202,6 +202,7 @@ NOT_CARRIED = {
         **dict.fromkeys(
             ("first_byte_is_tls", "started", "refused_tls", "introduced",
              "application_name_override", "startup_params", "known", "proof"), LOGIN),
+        "forgotten": "no note that is carried is older",
         "on_console": "the console is not handed over",
     },
     "Server": {

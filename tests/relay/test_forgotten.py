@@ -129,3 +129,16 @@ def test_discard_all_that_fails_forgets_nothing(relay):
     )  # fmt: skip
     assert f.codes(got) == "CZEZEZCZ2DCZ"
     assert f.rows(client.ask(f.bind("foo"), f.execute(), f.SYNC)) == [b"foo"]
+
+
+@pytest.mark.parametrize("forget", FORGET)
+def test_skipped_close_is_undone_though_another_client_discarded_all(relay, forget):
+    """What one client had forgotten on a server was taken for the other's name, too:
+    it was thrown out at its next Bind."""
+    r = give_backends(relay())
+    client, other = r.client(), r.client()
+    client.ask(f.parse("foo", "select foo"), f.SYNC)
+    other.ask(FORGET[forget][0])
+    got = client.ask(f.parse("", "syntax error"), f.close("foo"), f.SYNC)
+    assert f.codes(got) == "EZ"
+    assert f.rows(client.ask(f.bind("foo"), f.execute(), f.SYNC)) == [b"foo"]

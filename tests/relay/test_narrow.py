@@ -51,7 +51,7 @@ class Presser(Speaker):
         )()  # fmt: skip
 
     def copy(self) -> None:
-        """A Sync behind a COPY that fails may be in it or behind it: see Speaker.data."""
+        """A Sync behind a COPY that fails may be in it or not: see Speaker.data."""
         super().copy()
         self.wait()
 
