@@ -431,7 +431,9 @@ def addresses(options: Options) -> tuple[str, str]:
 
 
 async def is_available() -> bool:
-    """Say whether this machine has libldap."""
+    """Say whether this machine has libldap; not behind those whom it makes wait."""
+    if library.cache_info().currsize:
+        return library() is not None
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_threads, library) is not None
 
