@@ -54,6 +54,7 @@ cdef class Stream:
         object tls_out
         uint32_t tls_seen       # bytes of the handshake
         Py_ssize_t kept         # bytes of large messages, as its login keeps them
+        Py_ssize_t part         # bytes of one that has come in part
         readonly int64_t connected_at   # monotonic microseconds
         public int64_t received_at      # last bytes from the peer, same clock
         # Raw peer address: formatted only when somebody looks
@@ -86,6 +87,8 @@ cdef class Stream:
     cdef bint talk_may_go_on(self) except -1
     cdef bint is_crowded(self) except -1
     cdef bint may_keep(self, Py_ssize_t count) except -1
+    cdef bint may_hold(self, Py_ssize_t count) except -1
+    cdef int forget_part(self) except -1
     cdef int forget_kept(self) except -1
     cdef int pause_talk(self) except -1
     cdef int go_on_talking(self) except -1

@@ -290,10 +290,27 @@ cdef class Stream:
         self.poller.logins_kept += count
         return True
 
+    cdef bint may_hold(self, Py_ssize_t count) except -1:
+        """May a login have so many bytes of a message whose rest has not come?"""
+        if count <= LOGIN_SMALL or not self.specials:
+            return True
+        count -= self.part
+        if self.poller.logins_kept + count > LOGINS_KEPT:
+            return False
+        self.part += count
+        self.poller.logins_kept += count
+        return True
+
+    cdef int forget_part(self) except -1:
+        """The rest has come."""
+        self.poller.logins_kept -= self.part
+        self.part = 0
+        return 0
+
     cdef int forget_kept(self) except -1:
         """The login is over."""
-        self.poller.logins_kept -= self.kept
-        self.kept = 0
+        self.poller.logins_kept -= self.kept + self.part
+        self.kept = self.part = 0
         return 0
 
     cdef int pause_talk(self) except -1:
@@ -403,7 +420,10 @@ cdef class Stream:
                     self.bad_header(p + pos, count - pos)
                     break
                 if count - pos < length:
+                    if not self.may_hold(count - pos):
+                        talk.step(None, Disconnect("too many large logins at once"))
                     break
+                self.forget_part()
                 if not self.may_keep(length):
                     talk.step(None, Disconnect("too many large logins at once"))
                     break
@@ -421,7 +441,10 @@ cdef class Stream:
                     self.too_long(code, length)
                     break
                 if count - pos - 1 < length:
+                    if not self.may_hold(count - pos):
+                        talk.step(None, Disconnect("too many large logins at once"))
                     break
+                self.forget_part()
                 if self.specials and not self.may_keep(length):
                     talk.step(None, Disconnect("too many large logins at once"))
                     break

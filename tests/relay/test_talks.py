@@ -229,6 +229,37 @@ def test_large_logins_of_all_together_are_bounded(relay):
     assert len(told) == 3
 
 
+def test_large_logins_that_have_come_in_part_are_bounded_together(relay):
+    """All of a packet but its end, from 2 500 clients at once: 160 MB."""
+    r = relay()
+    told = []
+
+    def talk(client):
+        try:
+            yield READ
+        except Disconnect as problem:
+            told.append(problem.reason)
+            raise
+        yield Waiter()
+
+    large = struct.pack("!II", 60_000, 196608) + b"x" * 59_000
+    log_in_by(r, talk)
+    fine = LOGINS_KEPT // len(large)
+    ends = [r.client() for _ in range(fine + 3)]
+    for end in ends:
+        end.send(large)
+    assert told == ["too many large logins at once"] * 3
+    assert [end.client.closed for end in ends] == [False] * fine + [True] * 3
+    for end in ends[:10]:
+        end.close()
+    r.client().send(large[:4000])  # small ones are always fine
+    ends.append(r.client())
+    ends[-1].send(large)
+    ends[-1].send(b"x" * 992)  # the rest; what it will be counts now
+    assert len(told) == 3
+    assert not ends[-1].client.closed
+
+
 # Turns
 
 
