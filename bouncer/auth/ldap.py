@@ -432,10 +432,8 @@ def addresses(options: Options) -> tuple[str, str]:
 
 async def is_available() -> bool:
     """Say whether this machine has libldap; not behind those whom it makes wait."""
-    if library.cache_info().currsize:
-        return library() is not None
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_threads, library) is not None
+    return await loop.run_in_executor(None, library) is not None
 
 
 async def authenticate(options: str, user: str, password: bytes) -> bool:
