@@ -12,6 +12,7 @@ holds that pair after success.
 from __future__ import annotations
 
 from binascii import b2a_base64
+from collections.abc import Sequence
 from hashlib import sha256
 from os import urandom
 
@@ -299,6 +300,13 @@ class MockSecrets:
         self._seed = urandom(32)
         self._stored_key = urandom(_KEY_LENGTH)
         self._server_key = urandom(_KEY_LENGTH)
+
+    def iterations(self, user: bytes, kinds: Sequence[int]) -> int:
+        """Choose the one of *kinds* that *user* would have; 0 where there is none."""
+        if not kinds:
+            return 0
+        drawn = sha256(self._seed + user).digest()[:8]
+        return kinds[int.from_bytes(drawn, "big") % len(kinds)]
 
     def secret(self, user: bytes, iterations: int) -> ScramSecret:
         """Make the secret that *user* would have."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections import Counter
 from collections.abc import Iterable
 from hmac import compare_digest
 from itertools import islice
@@ -29,7 +28,7 @@ SCRAM = 2
 # PostgreSQL accepts no longer password message; a longer secret could never match.
 MAX_SECRET = 65530
 
-# Secrets that are looked at to say what most of them are.
+# Secrets that are looked at to say of which kinds they are.
 SAMPLE = 1000
 
 _MD5_LENGTH = 35
@@ -136,23 +135,14 @@ def parse_scram(secret: str) -> ScramSecret | None:
     return ScramSecret(iterations, salt, stored_key, server_key)
 
 
-def usual_iterations(secrets: Iterable[str]) -> int:
-    """Give the iterations that most SCRAM secrets have; 0 when most are of other kinds.
+def kinds_of(secrets: Iterable[str]) -> tuple[int, ...]:
+    """Give, of a sample of *secrets*, the iterations of each; 0 where it is no SCRAM's.
 
-    Whoever asks for a name that does not exist is answered as most of those are who
-    do. A sample will do: the kinds in one file rarely differ.
+    Whoever asks for a name that does not exist is answered like one of these, so each
+    kind is as frequent among nobodies as among those who exist, and tells nothing.
     """
-    counts: Counter[int] = Counter()
-    others = 0
-    for secret in islice(filter(None, secrets), SAMPLE):
-        scram = parse_scram(secret)
-        if scram is None:
-            others += 1
-        else:
-            counts[scram.iterations] += 1
-    if counts.total() <= others:
-        return 0
-    return counts.most_common(1)[0][0]
+    sample = map(parse_scram, islice(filter(None, secrets), SAMPLE))
+    return tuple(0 if scram is None else scram.iterations for scram in sample)
 
 
 def kind_of(secret: str) -> int:

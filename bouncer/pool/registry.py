@@ -11,7 +11,7 @@ from typing import Any
 
 from bouncer import log
 from bouncer.auth.scram import fits
-from bouncer.auth.secrets import parse_scram, usual_iterations
+from bouncer.auth.secrets import kinds_of, parse_scram
 from bouncer.config.load import make_autodb
 from bouncer.config.settings import Configuration, Database, Peer, UserOptions
 from bouncer.pool.pools import ServerPool
@@ -142,7 +142,7 @@ class Registry:
         self.changed = changed
         self.learnt: dict[tuple[str, str], UserState] = {}
         #: Of auth_file: iterations of most SCRAM secrets; 0: most secrets are others.
-        self.usual_iterations = 0
+        self.kinds: tuple[int, ...] = ()  # of the secrets in auth_file
         self.configuration = configuration
         self.user(CONSOLE).named = True
         self.apply(configuration)
@@ -258,7 +258,7 @@ class Registry:
             self.forget_learnt(database_name, name)
             if database is not None:
                 self.settle_pool(database, name)
-        self.usual_iterations = usual_iterations(secrets.values())
+        self.kinds = kinds_of(secrets.values())
 
     def note_forced_user(self, database: DatabaseState) -> None:
         """Names that a configuration mentions are users, too (SHOW USERS)."""

@@ -5,9 +5,9 @@ same motions and fails with the same text (mock authentication); only PAM and LD
 know users by themselves. An empty secret matches nothing. What a client is told
 never says why it failed; the log does, without ever naming a secret.
 
-The hard idea: nobody has a secret of the kind that most users of auth_file have, and
-so do those whose secret the method has no use for. The messages are the same up to
-the last one, and the same derivations are done.
+The hard idea: nobody has a secret of a kind that users of auth_file have, each kind as
+often as it is there, drawn by the name; so have those whose secret the method has no
+use for. The messages are the same up to the last one, and so are the derivations.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def exchange_for(client: Any, app: Any, login: Any, begun: Any = None) -> Talk |
             raise Disconnect('"trust" authentication failed')
         return None
     if method == "md5":
-        if is_asked_for_scram(app, user):
+        if is_asked_for_scram(app, login):
             return check_scram(client, app, login, user, begun)
         return check_md5(client, app, login, user, begun)
     if method == "scram-sha-256":
@@ -125,10 +125,11 @@ def exchange_for(client: Any, app: Any, login: Any, begun: Any = None) -> Talk |
     raise Disconnect("bouncer config error")
 
 
-def is_asked_for_scram(app: Any, user: Any) -> bool:
+def is_asked_for_scram(app: Any, login: Any) -> bool:
     """Say whether method md5 becomes SCRAM, which only a SCRAM secret can do."""
+    user = login.user
     if user is None or not user.secret:
-        return bool(app.registry.usual_iterations)
+        return nobodys_iterations(app, login) > 0
     return prepared(user).kind == SCRAM
 
 
@@ -169,7 +170,7 @@ def check_plain(client: Any, app: Any, login: Any, user: Any) -> Talk:
     client.write(AUTHENTICATION_CLEARTEXT)
     password = yield from clear_password(client, app)
     if user is None or not user.secret:
-        if app.registry.usual_iterations:
+        if nobodys_iterations(app, login):
             yield from fits_scram(client, password, nobodys_secret(app, login))
         raise Disconnect(_WRONG_PASSWORD)
     made = prepared(user)
@@ -260,7 +261,7 @@ def secret_for(app: Any, login: Any) -> Secret | None:
     if method not in ("md5", "scram-sha-256"):
         return None
     made = None if user is None or not user.secret else prepared(user)
-    if method == "md5" and not is_asked_for_scram(app, user):
+    if method == "md5" and not is_asked_for_scram(app, login):
         # No password fits what nobody has.
         stored = os.urandom(_SALT_BYTES) if made is None else md5_stored(login)
         return Secret.md5(begun_with(stored))
@@ -292,8 +293,14 @@ def scram_secret(app: Any, login: Any, user: Any, made: Prepared | None) -> Talk
 
 def nobodys_secret(app: Any, login: Any) -> ScramSecret:
     """Give the secret that nobody would have."""
-    iterations = app.registry.usual_iterations or scram_iterations(app)
+    iterations = nobodys_iterations(app, login) or scram_iterations(app)
     return mock_secrets.secret(encode_text(login.user_name), iterations)
+
+
+def nobodys_iterations(app: Any, login: Any) -> int:
+    """Give the iterations of that secret; 0 when it would be of another kind."""
+    name = encode_text(login.user_name)
+    return mock_secrets.iterations(name, app.registry.kinds)
 
 
 def scram_iterations(app: Any) -> int:
