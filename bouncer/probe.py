@@ -25,7 +25,8 @@ class Probes:
         self.app = app
         self.keeper = keeper
         self.running: dict[Any, asyncio.Future[Any]] = {}  # server -> its answer
-        self.opened: set[Any] = set()  # pools that were empty before a probe
+        # Pools that were empty before a probe -> how many clients had logged in then.
+        self.opened: dict[Any, int] = {}
         self.kept: set[Any] = set()  # of these, those that keep what it opened
 
     async def ask(self, name: str, sql: str) -> list[Row]:
@@ -44,7 +45,7 @@ class Probes:
             if not pool.blocked and not len(pool.login):
                 was_empty = not pool.server_count
                 if self.keeper.open_if_allowed(pool, evict=False) and was_empty:
-                    self.opened.add(pool)
+                    self.opened[pool] = pool.logins
                 self.app.poller.settle()
             await asyncio.sleep(LOOK_AGAIN)
 
@@ -100,8 +101,10 @@ class Probes:
         if pool not in self.opened:
             return True
         settings = self.app.settings
-        self.opened = {one for one in self.opened if is_lonely(one)}
-        self.kept &= self.opened
+        self.opened = {
+            one: logins for one, logins in self.opened.items() if is_lonely(one, logins)
+        }
+        self.kept &= self.opened.keys()
         if pool not in self.opened or pool in self.kept:
             return True
         wanted = settings.health_databases.replace(",", " ").split()
@@ -121,6 +124,8 @@ class Probes:
             answer.set_exception(ConnectionError("the server went away"))
 
 
-def is_lonely(pool: Any) -> bool:
-    """Say whether a probe's server is all that *pool* has."""
-    return bool(pool.server_count == 1 and not pool.client_count)
+def is_lonely(pool: Any, logins: int) -> bool:
+    """Say whether a probe's server is all that *pool* has had since *logins*."""
+    return bool(
+        pool.server_count == 1 and not pool.client_count and pool.logins == logins
+    )

@@ -83,6 +83,7 @@ class Outcomes:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Watch, where the whole run is seen: not in a worker."""
-    path = os.environ.get("OUTCOMES")
+    # Taken out: sessions that tests start are not this run's.
+    path = os.environ.pop("OUTCOMES", None)
     if path and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Outcomes(path), "outcomes")
