@@ -33,7 +33,7 @@ BLOCKING = (
 TELLS = "import os; print(open('/proc/self/status').read()); print(os.environ)"
 
 
-# The C library keeps these for its threads: it lets nobody look at them, or change them.
+# The C library keeps these for its threads: nobody can change what is done with them.
 KEPT = {32, 33}
 
 
