@@ -32,6 +32,7 @@ from bouncer.wire.messages import error_response
 
 cdef enum:
     SSL_REQUEST = 80877103      # PostgreSQL protocol, SSLRequest
+    MOST_A_TURN = 2000          # messages of one client before others have a turn
     LONGEST_NAME = 1024         # bytes of a statement's or portal's name
     LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
 
@@ -176,6 +177,7 @@ cdef class Client(Stream):
         cdef int code = 0, kind
         cdef int ending = NOT_ENDING    # the Kind of message that ends the client
         cdef bint full = False          # the server owes too much already
+        cdef int turn = MOST_A_TURN     # messages that may still be looked at
         cdef uint32_t length
         cdef Buf* composed = NULL       # rewritten output, once there is any
         cdef Buf own
@@ -202,6 +204,10 @@ cdef class Client(Stream):
                     continue
                 if count - pos < HEADER:
                     break
+                if turn == 0:
+                    self.end_turn()
+                    break
+                turn -= 1
                 code = <uint8_t>p[pos]
                 length = be32(p + pos + 1)
                 kind = KINDS[code]
