@@ -276,10 +276,13 @@ def echo() -> Iterator[int]:
     """A port that sends every byte back."""
 
     async def talk(reader, writer):
-        with contextlib.suppress(ConnectionError):
+        try:
             while data := await reader.read(4096):
                 writer.write(data)
-        writer.close()
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
 
     loop = asyncio.new_event_loop()
     listening = socket.create_server(("127.0.0.1", 0))
@@ -287,6 +290,12 @@ def echo() -> Iterator[int]:
     async def serve():
         async with await asyncio.start_server(talk, sock=listening):
             await stop.wait()
+        # Whoever still talks would be found by another test, as garbage.
+        talks = asyncio.all_tasks() - {asyncio.current_task()}
+        for one in talks:
+            one.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+        await asyncio.sleep(0)  # an aborted transport closes in the loop's next turn
 
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))

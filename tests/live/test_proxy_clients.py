@@ -92,8 +92,8 @@ def test_client_of_a_balancers_unix_socket_gets_in_as_the_balancer(
     one = start("host all all 127.0.0.1/32 trust\n")
     for _ in range(2):
         assert attempt(one, NAMELESS[name]) == READY
+    one.wait_for_log(r"@127\.0\.0\.1:\d+ login attempt", 2)
     assert not one.log_matches("internal error")
-    assert len(one.log_matches(r"@127\.0\.0\.1:\d+ login attempt")) == 2
 
 
 @pytest.mark.parametrize("name", NAMELESS)
@@ -136,10 +136,12 @@ def test_second_header_is_refused(start: Callable[..., Any], name: str) -> None:
         wait_for(lambda: is_read(one.port, client), 10)
         client.send_bytes(own)
         client.start([["database", "p0"], ["user", "u_trust"]])
+        client.half_close()  # what makes no sense may wait for its rest
         assert client.read_until("ReadyForQuery", 1, 10)[-1]["type"] != READY
     with FakeClient(one.port) as client:
         client.send_bytes(first + own)
         client.start([["database", "p0"], ["user", "u_trust"]])
+        client.half_close()
         assert client.read_until("ReadyForQuery", 1, 10)[-1]["type"] != READY
     assert len(one.log_matches("@10.1.2.3:1 login attempt")) == 1
 
