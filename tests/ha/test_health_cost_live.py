@@ -63,5 +63,5 @@ def test_probe_leaves_servers_that_clients_have_had(front: Any) -> None:  # noqa
         pid = client.execute("select pg_backend_pid()").fetchone()[0]
     for name in [*names[1:], "app0"]:
         assert wait_for(lambda: get(one.health, f"/primary?db={name}")[0] == 200)  # noqa: B023
-    with one.connect("app0") as client:
-        assert client.execute("select pg_backend_pid()").fetchone()[0] == pid
+    # It is there; who comes next may get another, had for it while a probe ran.
+    assert str(pid) in {str(row["remote_pid"]) for row in one.console("SHOW SERVERS")}
