@@ -201,10 +201,8 @@ def test_client_that_leaves_its_answers_unread_is_noticed(relay):
         assert end.client.closed
 
 
-def test_large_logins_of_all_together_are_bounded(relay):
-    """A name of 60 kB is five times as much in the end: 350 MB for 1000 clients."""
-    r = relay()
-    told = []
+def waiting_login(told):
+    """A login that waits behind its packet; why it may not is added to *told*."""
 
     def talk(client):
         try:
@@ -214,8 +212,15 @@ def test_large_logins_of_all_together_are_bounded(relay):
             raise
         yield Waiter()
 
+    return talk
+
+
+def test_large_logins_of_all_together_are_bounded(relay):
+    """A name of 60 kB is five times as much in the end: 350 MB for 1000 clients."""
+    r = relay()
+    told = []
     large = struct.pack("!II", 60_000, 196608) + b"x" * 59_992
-    log_in_by(r, talk)
+    log_in_by(r, waiting_login(told))
     fine = LOGINS_KEPT // (5 * 60_000)
     ends = [r.client() for _ in range(fine + 3)]
     for end in ends:
@@ -233,17 +238,8 @@ def test_large_logins_that_have_come_in_part_are_bounded_together(relay):
     """All of a packet but its end, from 2 500 clients at once: 160 MB."""
     r = relay()
     told = []
-
-    def talk(client):
-        try:
-            yield READ
-        except Disconnect as problem:
-            told.append(problem.reason)
-            raise
-        yield Waiter()
-
     large = struct.pack("!II", 60_000, 196608) + b"x" * 59_000
-    log_in_by(r, talk)
+    log_in_by(r, waiting_login(told))
     fine = LOGINS_KEPT // len(large)
     ends = [r.client() for _ in range(fine + 3)]
     for end in ends:
