@@ -20,9 +20,9 @@ The clock is the machine's monotonic one, the same for both processes.
 from libc.stdint cimport uint32_t
 
 from bouncer.relay.client cimport Client
-from bouncer.relay.outstanding cimport (
-    is_goal, next_note, notes_made, owed_at, owed_clear, owed_push)
-from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, Server
+from bouncer.relay.ledger cimport (
+    COPY_FAILED, NO_ERROR, ONE_MESSAGE, TO_SYNC, Ledger, is_goal, next_note, notes_made)
+from bouncer.relay.server cimport MOST_OWED, Server
 from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, drop_unused, numbered,
     statement_for)
@@ -32,7 +32,7 @@ from bouncer.wire.codes cimport FE_PARSE
 cdef object REQUIRED = object()     # absent: not understood
 cdef object LONGEST = 2 ** 63 - 1   # of a clock, a number of anything
 cdef int REPLICATIONS = 2           # none, logical, physical
-cdef int ACTIONS = 3                # outstanding.Action
+cdef int ACTIONS = 3                # ledger.Action
 # A pipeline's last messages may go beyond what makes its client wait.
 cdef int MOST_TOLD = 4 * MOST_OWED
 
@@ -143,18 +143,9 @@ cdef int server_fields(Server server, told) except -1:
     server.received_at = told.number(
         "received_at", server.received_at, server.received_at)
     server.idle_since = told.number("idle_since", server.idle_since)
-    server.ready = told.flag("ready", server.ready)
     server.status = told.number("status", server.status, most=255)
     server.dirty = told.flag("dirty", server.dirty, False)
-    server.spoke = told.flag("spoke", server.spoke)
-    server.unsure = told.flag("unsure", server.unsure)
-    server.probed = told.flag("probed", server.probed)
-    server.in_error = told.flag("in_error", server.in_error)
-    server.copy = told.number("copy", server.copy, most=COPY_FAILED)
-    server.group = told.number("group", server.group)
     server.evicting = told.number("evicting", server.evicting)
-    server.late_closes = told.number(
-        "late_closes", server.late_closes, 0, most=MOST_TOLD)
     server.fatal = told.flag("fatal", server.fatal, False)
     # An older process of ours does not tell these two: take the careful side.
     server.doubting = told.flag("doubting", server.doubting, True)
@@ -165,6 +156,29 @@ cdef int server_fields(Server server, told) except -1:
     server.close_needed = told.flag("close_needed", server.close_needed)
     put_prepared(server, told.entries("prepared", prepared_of(server)), told)
     put_owed(server, told.entries("owed", owed_of(server)), told)
+    return ledger_fields(server.ledger, told)
+
+
+cdef int ledger_fields(Ledger ledger, told) except -1:
+    """How things stand with what *ledger* has; behind its entries."""
+    ledger.ready = told.flag("ready", ledger.ready)
+    ledger.spoke = told.flag("spoke", ledger.spoke)
+    ledger.unsure = told.flag("unsure", ledger.unsure)
+    ledger.probed = told.flag("probed", ledger.probed)
+    ledger.copy = told.number("copy", ledger.copy, most=COPY_FAILED)
+    ledger.group = told.number("group", ledger.group)
+    ledger.late_closes = told.number(
+        "late_closes", ledger.late_closes, 0, most=MOST_TOLD)
+    # An older process of ours does not tell how far an error reaches.
+    failed = told.flag("in_error", ledger.reach != NO_ERROR)
+    absent = NO_ERROR
+    if failed:
+        absent = ONE_MESSAGE
+        if ledger.count and not is_goal(ledger.at(0).kind):
+            absent = TO_SYNC
+    ledger.reach = told.number("reach", ledger.reach, absent, most=TO_SYNC)
+    ledger.unsynced = told.flag("unsynced", ledger.unsynced, False)
+    ledger.mixed = told.flag("mixed", ledger.mixed, False)
     return 0
 
 
@@ -248,8 +262,8 @@ cdef list owed_of(Server server):
     cdef Pending pending
     cdef uint32_t i
     cdef list found = []
-    for i in range(server.owed.count):
-        entry = owed_at(&server.owed, i)
+    for i in range(server.ledger.count):
+        entry = server.ledger.at(i)
         note = None
         if entry.note != NULL:
             pending = <Pending>entry.note
@@ -264,15 +278,14 @@ cdef int put_owed(Server server, list entries, told) except -1:
         return 0
     if len(entries) > MOST_TOLD:
         raise ValueError("owed: too many")
-    owed_clear(&server.owed)
+    server.ledger.clear()
     if entries:
         server.forgetting = notes_made()    # a DISCARD ALL may be among them
     for entry in entries:
         kind, action, note = parts("owed", entry, 3)
         kind, action = whole("owed", kind, 255), whole("owed", action, ACTIONS)
-        server.owed.goals += is_goal(kind)
-        owed_push(&server.owed, kind, action,
-                  None if note is None else pending_of(server, kind, note))
+        server.ledger.push(kind, action,
+                           None if note is None else pending_of(server, kind, note))
     return 0
 
 
@@ -420,7 +433,7 @@ def owes_unknown(Server server not None):
     answer came that nobody counted. Nor do we know whether its client has parsed the
     unnamed statement: it may have, and would miss it.
     """
-    server.unsure = True
+    server.ledger.unsure = True
     server.own_unnamed = True
 
 

@@ -11,12 +11,12 @@ from libc.string cimport memchr, memcpy
 from posix.strings cimport strncasecmp
 
 from bouncer import log
-from bouncer.relay.outstanding cimport (
-    FORWARD, REFUSED, SWALLOW, next_note, notes_made, owed_push)
 from bouncer.relay.door cimport Known
+from bouncer.relay.ledger cimport (
+    COPY_FAILED, FORWARD, REFUSED, SWALLOW, next_note, notes_made)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
-from bouncer.relay.server cimport COPY_FAILED, MOST_OWED, PH_APPLY, Server
+from bouncer.relay.server cimport MOST_OWED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT
 from bouncer.relay.statements cimport (
     MOST_TEXT, TOO_MANY, NameEntry, NameTable, Pending, Prepared, PreparedSet,
@@ -233,8 +233,8 @@ cdef class Client(Stream):
                     self.remain = <int64_t>length + 1
                     start = pos
                     continue
-                if server is not None and server.in_error and code != FE_SYNC \
-                        and kind != COPYING and server.is_skipping():
+                if server is not None and code != FE_SYNC and kind != COPYING \
+                        and server.ledger.is_skipping():
                     # PostgreSQL would not look at it; we need not remember it.
                     if pos > start:
                         self.pass_on(server, p + start, pos - start, composed)
@@ -256,8 +256,8 @@ cdef class Client(Stream):
                     self.remain = <int64_t>length + 1
                     self.pool.client_bytes += self.remain
                     continue
-                if server is not None and server.owed.count >= MOST_OWED and not (
-                        server.in_error and server.is_skipping()):
+                if (server is not None and server.ledger.count >= MOST_OWED
+                        and not server.ledger.is_skipping()):
                     full = True         # a Sync that ends a failure settles it all
                     break
                 if (kind == NAMED and self.pool.max_prepared > 0
@@ -325,8 +325,8 @@ cdef class Client(Stream):
                 if server.release_due and self.remain == 0:
                     # Unless more was asked for meanwhile.
                     server.release_due = False
-                    if server.ready and server.owed.count == 0:
-                        if server.unsure:
+                    if server.ledger.ready and server.ledger.count == 0:
+                        if server.ledger.unsure or server.ledger.mixed:
                             server.probe()
                         else:
                             self.pool.release(server)
@@ -419,11 +419,11 @@ cdef class Client(Stream):
 
     cdef int copy_ends(self, Server server) except -1:
         """CopyDone or CopyFail: mark the place, for the Syncs before it."""
-        if server.copy == COPY_FAILED:
+        if server.ledger.copy == COPY_FAILED:
             server.copy_given_up()
-        elif server.owed.count:
+        elif server.ledger.count:
             # A mark only. Where its COPY begins has perhaps not been told yet.
-            owed_push(&server.owed, FE_COPY_DONE, FORWARD, None)
+            server.ledger.push(FE_COPY_DONE, FORWARD, None)
         return 0
 
     def cancel_wait(self):
@@ -559,7 +559,7 @@ cdef class Client(Stream):
     cdef int misused(self, str reason) except -2:
         """A message about a statement is wrong: end, and take the server along."""
         if self.server is not None:
-            self.server.ready = False
+            self.server.ledger.ready = False
         self.end(reason, True, "08P01")
         return -1
 
@@ -597,8 +597,7 @@ cdef class Client(Stream):
         else:
             self.close_first(statement, item, composed)
             self.send_parse(statement, pending, composed)
-            owed_push(&server.owed, FE_PARSE, FORWARD, pending)
-            server.ready = False
+            server.ledger.push(FE_PARSE, FORWARD, pending)
             self.make_room(server, composed)
         return total
 
@@ -626,7 +625,7 @@ cdef class Client(Stream):
         if server is None:
             self.refusing = REFUSED_TO_SYNC
             self.write(TOO_MANY)
-        elif server.ready and server.can_answer_now():
+        elif server.ledger.ready and server.can_answer_now():
             self.write(TOO_MANY)
         else:
             body = (b"PGBOUNCER_%d\0syntax error: too many prepared statements\0\0\0"
@@ -636,8 +635,7 @@ cdef class Client(Stream):
             put32(at + 1, <uint32_t>(len(body) + 4))
             memcpy(at + HEADER, <const char*>body, len(body))
             composed.end += HEADER + len(body)
-            owed_push(&server.owed, FE_PARSE, REFUSED, None)
-            server.ready = False
+            server.ledger.push(FE_PARSE, REFUSED, None)
         self.dropping = True
         self.remain = total - here
         return here
@@ -660,8 +658,8 @@ cdef class Client(Stream):
         self.pool.server_parses += 1
         if server.prepared is None:
             server.prepared = PreparedSet()
-        pending.group = server.group
-        server.prepared.add(statement, False, server.group, pending.number, False)
+        pending.group = server.ledger.group
+        server.prepared.add(statement, False, server.ledger.group, pending.number, False)
         return 0
 
     cdef int send_close(self, Statement statement, Pending pending,
@@ -675,9 +673,9 @@ cdef class Client(Stream):
         at[HEADER] = b"S"
         memcpy(at + HEADER + 1, <const char*>statement.name, len(statement.name) + 1)
         composed.end += HEADER + size
-        owed_push(&server.owed, FE_CLOSE, SWALLOW, pending)
+        server.ledger.push(FE_CLOSE, SWALLOW, pending)
         if server.evicting == 0:
-            server.evicting = server.group
+            server.evicting = server.ledger.group
         return 0
 
     @nonecheck(False)
@@ -692,7 +690,7 @@ cdef class Client(Stream):
             server.own_unnamed = True
         elif code == FE_BIND or (code == FE_DESCRIBE and kind == b"S"):
             buf_append(composed, b"C\0\0\0\6S\0", 7)
-            owed_push(&server.owed, FE_CLOSE, SWALLOW, None)
+            server.ledger.push(FE_CLOSE, SWALLOW, None)
             server.own_unnamed = True       # what is there now is nobody's
         return 0
 
@@ -718,7 +716,7 @@ cdef class Client(Stream):
         cdef Server server = self.server
         cdef Pending pending
         if item == NULL and not server.doubting and (
-                server.evicting == 0 or server.evicting == server.group):
+                server.evicting == 0 or server.evicting == server.ledger.group):
             return 0
         pending = Pending.__new__(Pending)
         pending.statement = statement
@@ -752,7 +750,7 @@ cdef class Client(Stream):
         pending.statement = statement
         pending.number = next_note()
         self.send_parse(statement, pending, composed)
-        owed_push(&server.owed, FE_PARSE, SWALLOW, pending)
+        server.ledger.push(FE_PARSE, SWALLOW, pending)
         self.make_room(server, composed)
         return 0
 
@@ -933,10 +931,10 @@ cdef class Client(Stream):
         server.client = None
         if server.replication:
             return server.end("replication client was closed", whole, False, "08P01")
-        if server.phase == PH_APPLY or not server.ready:
+        if server.phase == PH_APPLY or not server.ledger.ready:
             return server.end("client disconnect while server was not ready",
                               whole, False, "08P01")
-        if server.owed.count:
+        if server.ledger.count:
             return server.end("client disconnected with query in progress",
                               whole, False, "08P01")
         if not whole or buf_size(&server.out) > 0:

@@ -137,7 +137,7 @@ cdef class Pool:
         server.client = client
         move_server(server, SV_ACTIVE)
         server.phase = PH_RELAY
-        server.in_error = server.own_unnamed = server.fresh = False
+        server.own_unnamed = server.fresh = False
         self.active.push_tail(server)
         if client.replication:
             return LINKED
@@ -294,7 +294,7 @@ cdef class Pool:
     def login_done(self, Server server not None):
         """A server has logged in: it joins the pool."""
         server.phase = PH_RELAY
-        server.ready = server.fresh = True
+        server.ledger.ready = server.fresh = True
         server.idle_since = self.poller.now
         if server.behind:
             server.place_due = PLACE_LOGIN

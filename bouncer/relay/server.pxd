@@ -8,7 +8,7 @@ cdef class Server(Stream)
 
 from bouncer.relay.checked cimport CHECKED, check_server_move
 from bouncer.relay.client cimport Client
-from bouncer.relay.outstanding cimport OwedQueue
+from bouncer.relay.ledger cimport Ledger
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Statement
 from bouncer.relay.tracked cimport TrackedParams
@@ -39,13 +39,6 @@ cdef enum Place:                # why the place of a server is still to be found
 cdef enum:
     MOST_OWED = 20000           # requests under way before a client must wait
 
-cdef enum Copy:
-    COPY_NONE = 0
-    COPY_IN = 1
-    COPY_OUT = 2
-    COPY_BOTH = 3
-    COPY_FAILED = 4             # extended protocol: the client's end is due
-
 
 cdef class Server(Stream):
     cdef:
@@ -54,8 +47,7 @@ cdef class Server(Stream):
         public Pool pool
         readonly Client client  # linked, else None
         # Why it may not be shared (design D5)
-        OwedQueue owed
-        bint ready              # the last thing it said is ReadyForQuery 'I'
+        Ledger ledger           # what it owes
         int status              # the byte of the last ReadyForQuery
         bint dirty              # spoke out of turn
         public bint close_needed
@@ -63,12 +55,7 @@ cdef class Server(Stream):
         public int cancels      # cancel requests for it that are in flight
         bint release_due        # done, but the client still sends half a message
         int place_due           # bytes follow the last answer: look at them first
-        bint spoke              # it answered something since the last ReadyForQuery
         bint crowded            # too much is owed: its client is not read
-        bint unsure             # one ReadyForQuery more than we count may come
-        bint probed             # ... our empty query that tells has been answered
-        bint in_error           # an ErrorResponse came since the last ReadyForQuery
-        int copy
         int64_t remain          # bytes of the current message still to come
         bint fakes_due          # our own answers wait for the end of this message
         bint skipping           # ... which go nowhere
@@ -76,13 +63,11 @@ cdef class Server(Stream):
         public dict unasked     # name -> value that its login told; see tracked.pyx
         TrackedParams equal_to  # a client's values that need no SET here
         PreparedSet prepared    # None until the first
-        uint64_t group          # number of the requests up to the next Sync
         bint fatal              # its client has read a FATAL of it
         bint doubting           # it has contradicted what we know of *prepared*
         uint64_t forgetting     # what was parsed up to this note is perhaps gone soon
         bint own_unnamed        # the linked client has parsed the unnamed statement
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
-        uint32_t late_closes    # Closes of ours that a ReadyForQuery has overtaken
         public bytes cancel_key
         public bytes error      # first ErrorResponse while we were asking
         # Told by the policy
@@ -101,24 +86,18 @@ cdef class Server(Stream):
     cdef Py_ssize_t swallow(self, const char* p, Py_ssize_t count) except -1
     cdef Py_ssize_t unlinked(self, const char* p, Py_ssize_t count) except -1
     cdef int pass_on(self, Client client, const char* p, Py_ssize_t count) except -1
-    cdef bint answers(self, int code) noexcept
     cdef int note_settled(self) except -1
-    cdef bint after_answer(self, int code) except -1
     cdef int on_ready(self, int status) except -1
     cdef int finish_asking(self) except -1
     cdef int find_place(self) except -1
     cdef int settle_ready(self) except -1
     cdef int probe(self) except -1
-    cdef bint can_answer_now(self) noexcept
-    cdef bint is_skipping(self) noexcept
+    cdef bint can_answer_now(self) except -1
     cdef int crowd(self) except -1
-    cdef bint is_certain(self, Prepared* item) noexcept
+    cdef bint is_certain(self, Prepared* item) except -1
     cdef int owe_fake(self, int code, Pending pending) except -1
-    cdef bint head_is_ours(self) noexcept
     cdef int answer_fakes(self) except -1
-    cdef int copy_ended(self, bint failed) except -1
     cdef int copy_given_up(self) except -1
-    cdef bint extra_ready(self) noexcept
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
     cdef int note_error(self, bytes body) except -1
     cdef int note_scope(self) except -1
@@ -127,7 +106,7 @@ cdef class Server(Stream):
     # Called by clients and pools
     cdef int owe(self, int code) except -1
     cdef int ask(self, bytes query, int phase) except -1
-    cdef bint is_clean(self) noexcept
+    cdef bint is_clean(self) except -1
     cdef str why_unclean(self)
     # Ending
     cdef int end(self, str reason, bint terminate, bint notify, str sqlstate) except -1

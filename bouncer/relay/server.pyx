@@ -11,9 +11,9 @@ from libc.string cimport memcmp, memcpy
 
 from bouncer import log
 from bouncer.relay.client cimport CL_WAITING, Client
-from bouncer.relay.outstanding cimport (
-    FAKE, FORWARD, REFUSED, SWALLOW, Owed, is_goal, notes_made, owed_at, owed_clear,
-    owed_cut, owed_pop, owed_push)
+from bouncer.relay.ledger cimport (
+    COPY_FAILED, COPY_NONE, FAKE, FORWARD, LATE, NO_ERROR, OURS, PASSES, PROBED,
+    REFUSED, STRANGE, SWALLOW, TO_SYNC, Ledger, Owed, notes_made)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
@@ -24,13 +24,9 @@ from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.tracked cimport (
     applied, changed, is_followed, is_unasked, means_something, merged, tracked_index)
 from bouncer.wire.codes cimport (
-    BE_BIND_COMPLETE, BE_CLOSE_COMPLETE,
-    BE_COMMAND_COMPLETE, BE_COPY_BOTH, BE_COPY_DATA, BE_COPY_DONE, BE_COPY_IN,
-    BE_COPY_OUT, BE_DATA_ROW, BE_EMPTY_QUERY, BE_ERROR, BE_FUNCTION_RESULT,
-    BE_NO_DATA, BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_DESCRIPTION,
-    BE_PARAMETER_STATUS, BE_PARSE_COMPLETE, BE_PORTAL_SUSPENDED, BE_READY,
-    BE_ROW_DESCRIPTION, FE_BIND, FE_CLOSE, FE_COPY_DONE, FE_DESCRIBE, FE_EXECUTE,
-    FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_IDLE)
+    BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_DATA_ROW, BE_ERROR,
+    BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE, FE_FUNCTION_CALL, FE_PARSE,
+    FE_QUERY, FE_SYNC, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_size
 
 cdef enum:
@@ -78,10 +74,7 @@ cdef class Server(Stream):
         self.connected_at = self.received_at = self.idle_since = poller.now
         self.backend_pid = 0
         self.cancel_key = b""
-        self.group = 1
-
-    def __dealloc__(self):
-        owed_clear(&self.owed)
+        self.ledger = Ledger()
 
     def watch(self, bint connected):
         """Start reading; *connected* is false while the kernel connects."""
@@ -164,7 +157,9 @@ cdef class Server(Stream):
         cdef uint32_t length
         cdef Client client = self.client
         cdef Poller poller = self.poller
+        cdef Ledger ledger = self.ledger
         cdef uint64_t forwarded = 0
+        cdef int verdict
         self.idle_since = poller.now
         if client is None:
             return self.unlinked(p, count)
@@ -208,14 +203,14 @@ cdef class Server(Stream):
                 status = <uint8_t>p[pos + 5]
                 self.pool.server_bytes += forwarded + total
                 forwarded = 0
-                if self.owed.count and self.extra_ready():
+                if ledger.is_extra_ready():
                     # It answers a Sync that we thought a COPY had taken.
-                    self.unsure = False
+                    ledger.unsure = False
                     self.close_needed = True
                     pos += total
                     continue
-                if self.probed:
-                    self.probed = False
+                if ledger.probed:
+                    ledger.probed = False
                     self.pass_on(client, p + start, pos - start)
                     start = pos + total
                 self.settle_ready()
@@ -257,47 +252,42 @@ cdef class Server(Stream):
             forwarded += total
             self.skipping = False
             self.remain = total
-            if not self.after_answer(code):
+            verdict = ledger.heard(code)
+            if verdict == PASSES:
+                if (code == BE_ERROR and ledger.count and not self.fatal
+                        and ledger.at(0).action == REFUSED):
+                    self.pass_on(client, p + start, pos - start)
+                    start = pos
+                    self.skipping = True
+                    client.send(<const char*>TOO_MANY, len(TOO_MANY))
+                continue
+            if verdict == STRANGE:
                 self.pass_on(client, p + start, pos - start)
                 self.remain = 0
                 log.error(f"{self.prefix} unknown pkt: '{shown_code(code)}'")
                 self.end("unknown pkt", True, True, "08P01")
                 return count
-            if (code == BE_ERROR and self.owed.count and not self.fatal
-                    and owed_at(&self.owed, 0).action == REFUSED):
+            if verdict == OURS or verdict == LATE or verdict == PROBED:
                 self.pass_on(client, p + start, pos - start)
                 start = pos
                 self.skipping = True
-                client.send(<const char*>TOO_MANY, len(TOO_MANY))
-                continue
-            if code == BE_CLOSE_COMPLETE and self.late_closes and not (
-                    self.owed.count and owed_at(&self.owed, 0).kind == FE_CLOSE):
-                self.late_closes -= 1
-                self.pass_on(client, p + start, pos - start)
-                start = pos
-                self.skipping = True
-                continue
-            if self.owed.count and self.answers(code):
-                if (owed_at(&self.owed, 0).action == SWALLOW
-                        or owed_at(&self.owed, 0).action == REFUSED):
-                    self.pass_on(client, p + start, pos - start)
-                    start = pos
-                    self.skipping = True
-                    if owed_at(&self.owed, 0).action == REFUSED:
-                        # It takes anything: no PostgreSQL.
-                        client.send(<const char*>TOO_MANY, len(TOO_MANY))
-                    if code == BE_EMPTY_QUERY:
-                        self.probed = True      # its ReadyForQuery settles it
-                        continue
-                self.note_settled()
-                owed_pop(&self.owed)
-                # What we answer ourselves goes behind this message.
-                self.fakes_due = self.owed.count and self.head_is_ours()
+                if verdict == PROBED:
+                    if code == BE_ERROR:
+                        self.close_needed = True    # it is in no state to be shared
+                    continue
+                if verdict == LATE:
+                    continue
+                if ledger.at(0).action == REFUSED:
+                    # It takes anything: no PostgreSQL.
+                    client.send(<const char*>TOO_MANY, len(TOO_MANY))
+            self.note_settled()
+            ledger.pop()
+            # What we answer ourselves goes behind this message.
+            self.fakes_due = ledger.answer_is_ours()
         self.pool.server_bytes += forwarded
         if pos > start:
             self.pass_on(client, p + start, pos - start)
-        if self.crowded and (self.owed.count < MOST_OWED // 2
-                             or (self.in_error and self.is_skipping())):
+        if self.crowded and (ledger.count < MOST_OWED // 2 or ledger.is_skipping()):
             # Of a group that has failed no more is answered before its Sync.
             self.crowded = False
             self.poller.later.append(client.pump)
@@ -310,38 +300,10 @@ cdef class Server(Stream):
             self.pause_reading()
         return 0
 
-    @nonecheck(False)
-    cdef bint answers(self, int code) noexcept:
-        """Does *code* answer the request at the head of what is owed?"""
-        cdef int kind = owed_at(&self.owed, 0).kind
-        if kind == FE_EXECUTE:
-            return (code == BE_COMMAND_COMPLETE or code == BE_EMPTY_QUERY
-                    or code == BE_PORTAL_SUSPENDED)
-        if kind == FE_BIND:
-            return code == BE_BIND_COMPLETE
-        if kind == FE_PARSE:
-            return code == BE_PARSE_COMPLETE
-        if kind == FE_DESCRIBE:
-            return code == BE_ROW_DESCRIPTION or code == BE_NO_DATA
-        if kind == FE_CLOSE:
-            return code == BE_CLOSE_COMPLETE
-        if kind == FE_QUERY:            # a probe of ours
-            return (code == BE_EMPTY_QUERY
-                    and owed_at(&self.owed, 0).action == SWALLOW)
-        return False
-
-    @nonecheck(False)
-    cdef bint can_answer_now(self) noexcept:
+    cdef bint can_answer_now(self) except -1:
         """May an answer of our own go out before anything else the server says?"""
-        return self.owed.count == 0 and self.remain == 0 and not self.in_error
-
-    cdef bint is_skipping(self) noexcept:
-        """Does PostgreSQL throw away all that comes before a Sync?
-
-        Only called after an error. A Query or Sync that is owed was sent behind what
-        has failed, so that it goes on from there.
-        """
-        return self.owed.goals == 0 and self.owed.count > 0
+        return (self.ledger.count == 0 and self.remain == 0
+                and self.ledger.reach == NO_ERROR)
 
     cdef int crowd(self) except -1:
         """The client asks without end: wait until half of it is answered.
@@ -354,26 +316,25 @@ cdef class Server(Stream):
         self.crowded = True
         return self.send(b"H\0\0\0\4", 5)
 
-    @nonecheck(False)
-    cdef bint is_certain(self, Prepared* item) noexcept:
+    cdef bint is_certain(self, Prepared* item) except -1:
         """Will the server have this statement when it reads what we send now?
 
         Not when its Parse stands before a Sync and is not answered yet: it may fail,
         and the server goes on behind the Sync. Nor when DISCARD ALL is on its way.
         """
         return item.made > self.forgetting and (
-            item.seen or item.group == self.group)
+            item.seen or item.group == self.ledger.group)
 
     cdef int owe_fake(self, int code, Pending pending) except -1:
         """Answer *code* ourselves, behind what the server is saying or owes."""
-        owed_push(&self.owed, code, FAKE, pending)
-        if self.owed.count == 1 and not self.in_error:
+        self.ledger.push(code, FAKE, pending)
+        if self.ledger.count == 1 and self.ledger.reach == NO_ERROR:
             self.fakes_due = True
         return 0
 
     cdef int note_settled(self) except -1:
         """The head is about to be settled: a Parse is now known to have worked."""
-        cdef Owed* head = owed_at(&self.owed, 0)
+        cdef Owed* head = self.ledger.at(0)
         cdef Pending pending
         if head.kind == FE_PARSE and head.note != NULL and self.prepared is not None:
             pending = <Pending>head.note
@@ -384,131 +345,52 @@ cdef class Server(Stream):
                 item.seen = True
         return 0
 
-    @nonecheck(False)
-    cdef bint after_answer(self, int code) except -1:
-        """What else a message means; false when no server sends such a one."""
-        if code == BE_NOTICE or code == BE_NOTIFICATION or code == BE_PARAMETER_STATUS:
-            return True
-        self.spoke = True
-        if code == BE_ROW_DESCRIPTION:
-            return True
-        if code == BE_COMMAND_COMPLETE:
-            if self.copy == COPY_IN or self.copy == COPY_BOTH:
-                self.copy_ended(False)
-            self.copy = COPY_NONE
-        elif code == BE_ERROR:
-            self.in_error = True
-            if self.copy == COPY_IN or self.copy == COPY_BOTH:
-                self.copy_ended(True)
-            else:
-                self.copy = COPY_NONE
-        elif code == BE_COPY_IN:
-            self.copy = COPY_IN
-        elif code == BE_COPY_OUT:
-            self.copy = COPY_OUT
-        elif code == BE_COPY_BOTH:
-            self.copy = COPY_BOTH
-        elif not (code == BE_PARSE_COMPLETE or code == BE_BIND_COMPLETE
-                  or code == BE_CLOSE_COMPLETE or code == BE_NO_DATA
-                  or code == BE_PORTAL_SUSPENDED or code == BE_EMPTY_QUERY
-                  or code == BE_PARAMETER_DESCRIPTION or code == BE_COPY_DONE
-                  or code == BE_FUNCTION_RESULT):
-            return False
-        return True
-
-    cdef int copy_ended(self, bint failed) except -1:
-        """A COPY IN is over: settle the Syncs that PostgreSQL ignored in it.
-
-        They stand between the COPY's own request and the client's CopyDone
-        (PostgreSQL protocol, "COPY Operations"). When the COPY has failed they may
-        have come behind the failure, and are answered: then we are not sure.
-        """
-        cdef uint32_t syncs = self.owed.syncs_known
-        while (syncs + 1 < self.owed.count
-                and owed_at(&self.owed, syncs + 1).kind == FE_SYNC):
-            syncs += 1
-        self.owed.syncs_known = syncs       # a server may say that more than once
-        if (syncs + 1 < self.owed.count
-                and owed_at(&self.owed, syncs + 1).kind == FE_COPY_DONE):
-            owed_cut(&self.owed, syncs + 1)
-            self.owed.goals -= syncs
-            self.unsure |= failed and syncs > 0
-            self.copy = COPY_NONE
-            return 0
-        if failed and syncs and owed_at(&self.owed, 0).kind != FE_EXECUTE:
-            owed_cut(&self.owed, syncs)
-            self.owed.goals -= syncs
-            self.unsure = True
-        if failed and self.owed.count and owed_at(&self.owed, 0).kind == FE_EXECUTE:
-            self.copy = COPY_FAILED     # skipped up to a Sync behind the client's end
-        else:
-            self.copy = COPY_NONE
-        return 0
-
     cdef int copy_given_up(self) except -1:
         """The client ends an extended COPY that has failed."""
+        cdef Ledger ledger = self.ledger
         cdef uint32_t i
-        if self.owed.count == 0:
-            self.copy = COPY_NONE       # its server has answered it once more
-            return 0
-        for i in range(self.owed.count - 1, 0, -1):
-            self.unsure |= owed_at(&self.owed, i).kind == FE_SYNC
+        ledger.copy = COPY_NONE
+        if ledger.count < 2:
+            return 0                    # its server may have answered it once more
+        for i in range(ledger.count - 1, 0, -1):
+            ledger.unsure |= ledger.at(i).kind == FE_SYNC
             self.skipped(i)
-        if self.owed.count > 1:
-            owed_cut(&self.owed, self.owed.count - 1)
-            self.owed.goals = is_goal(owed_at(&self.owed, 0).kind)
-        self.copy = COPY_NONE
+        ledger.cut(ledger.count - 1)
         return 0
 
-    @nonecheck(False)
-    cdef bint extra_ready(self) noexcept:
-        """Is this ReadyForQuery one that we do not count? (see copy_ended)"""
-        cdef Owed* head = owed_at(&self.owed, 0)
-        if head.kind == FE_QUERY and head.action == SWALLOW:
-            return not self.probed
-        return self.unsure and not self.spoke and head.kind != FE_SYNC
-
     cdef int probe(self) except -1:
-        """Ask for an answer that tells whether one more ReadyForQuery comes before."""
-        self.unsure = self.probed = False
-        owed_push(&self.owed, FE_QUERY, SWALLOW, None)
-        self.owed.goals += 1
+        """Ask for an answer that tells whether the server can be shared.
+
+        It tells whether one more ReadyForQuery comes before it; and whether a Query can
+        be run: behind extended messages and a Query without a Sync between PostgreSQL
+        18 may still be in a transaction that it has told to be over.
+        """
+        self.ledger.unsure = self.ledger.probed = self.ledger.mixed = False
+        self.ledger.push(FE_QUERY, SWALLOW, None)
         return self.send(b"Q\0\0\0\5\0", 6)
 
     @nonecheck(False)
     cdef int settle_ready(self) except -1:
-        """ReadyForQuery: settle up to the request that it answers.
-
-        After an error PostgreSQL skips everything up to the next Sync. Without one
-        it answers everything; PgBouncer does so, too, but may tell of a Close only
-        behind its ReadyForQuery.
-        """
-        cdef int kind
-        cdef uint32_t i, count = 0
-        cdef bint failed = self.in_error
-        self.in_error = self.spoke = False
-        self.copy = COPY_NONE
-        while count < self.owed.count:
-            kind = owed_at(&self.owed, count).kind
-            count += 1
-            if is_goal(kind):
-                self.owed.goals -= 1
-                break
+        """ReadyForQuery: settle what it answers, and what was skipped before it."""
+        cdef Ledger ledger = self.ledger
+        cdef bint failed = ledger.reach != NO_ERROR
+        cdef uint32_t count = ledger.settled_by_ready()
+        cdef uint32_t i
         # Undone from the last to the first: each was done on top of those before.
         for i in range(count, 0, -1):
-            if not failed and owed_at(&self.owed, i - 1).kind == FE_CLOSE \
-                    and owed_at(&self.owed, i - 1).action == SWALLOW:
-                self.late_closes += 1
+            if not failed and ledger.at(i - 1).kind == FE_CLOSE \
+                    and ledger.at(i - 1).action == SWALLOW:
+                ledger.late_closes += 1
             else:
                 self.skipped(i - 1)
         while count:
-            owed_pop(&self.owed)
+            ledger.pop()
             count -= 1
         return 0
 
     cdef int skipped(self, uint32_t index) except -1:
         """A request that the server never answered: undo what it was to do."""
-        cdef Owed* entry = owed_at(&self.owed, index)
+        cdef Owed* entry = self.ledger.at(index)
         cdef Pending pending
         cdef Client client = self.client
         if entry.note == NULL:
@@ -527,7 +409,7 @@ cdef class Server(Stream):
         elif pending.statement is None:
             return 0                # nothing to bring back
         elif entry.action == SWALLOW:
-            if pending.made <= self.owed.forgotten:
+            if pending.made <= self.ledger.forgotten:
                 return 0
             # Our Close of an evicted statement: it is still there.
             if self.prepared is None:
@@ -545,12 +427,6 @@ cdef class Server(Stream):
         return 0
 
     @nonecheck(False)
-    cdef bint head_is_ours(self) noexcept:
-        """Does the server answer nothing to what is owed next?"""
-        cdef Owed* head = owed_at(&self.owed, 0)
-        return head.action == FAKE or head.kind == FE_COPY_DONE
-
-    @nonecheck(False)
     cdef int answer_fakes(self) except -1:
         """Answer, in order, what the server was not asked.
 
@@ -560,8 +436,8 @@ cdef class Server(Stream):
         cdef Client client = self.client
         cdef int kind, size = 0
         self.fakes_due = False
-        while self.owed.count and self.head_is_ours():
-            kind = owed_at(&self.owed, 0).kind
+        while self.ledger.answer_is_ours():
+            kind = self.ledger.at(0).kind
             if kind == FE_PARSE or kind == FE_CLOSE:
                 if size == ANSWERS:
                     if client is not None:
@@ -570,7 +446,7 @@ cdef class Server(Stream):
                 memcpy(answers + size, b"1\0\0\0\4" if kind == FE_PARSE
                        else b"3\0\0\0\4", HEADER)
                 size += HEADER
-            owed_pop(&self.owed)
+            self.ledger.pop()
         if size and client is not None:
             client.send(answers, size)
         return 0
@@ -581,16 +457,16 @@ cdef class Server(Stream):
         cdef Pool pool = self.pool
         cdef int64_t now
         self.status = status
-        if self.owed.count:
+        if self.ledger.count:
             return 0
         self.evicting = 0
         if self.crowded:
             self.crowded = False
             self.poller.later.append(client.pump)
-        if self.unsure and client.sent_whole():
+        if self.ledger.unsure and client.sent_whole():
             return self.probe()
         now = self.poller.now
-        self.ready = status == STATUS_IDLE
+        self.ledger.ready = status == STATUS_IDLE
         if client.query_start:
             pool.query_us += now - client.query_start
             client.query_start = 0
@@ -604,6 +480,8 @@ cdef class Server(Stream):
         if not client.sent_whole():
             self.release_due = True     # half a message is on its way to us
             return 0
+        if self.ledger.mixed:
+            return self.probe()
         pool.release(self)
         if client.held.end > client.held.start and not client.closed \
                 and client.server is None and client.state != CL_WAITING:
@@ -623,8 +501,8 @@ cdef class Server(Stream):
                 return count
             if count - pos < <Py_ssize_t>length + 1:
                 break
-            if code == BE_CLOSE_COMPLETE and self.late_closes:
-                self.late_closes -= 1
+            if code == BE_CLOSE_COMPLETE and self.ledger.late_closes:
+                self.ledger.late_closes -= 1
                 pos += <Py_ssize_t>length + 1
                 continue
             if not self.dirty:
@@ -645,7 +523,7 @@ cdef class Server(Stream):
         cdef bytes packet = (b"Q" + (len(query) + 5).to_bytes(4, "big") + query + b"\0")
         self.phase = phase
         self.error = None
-        self.ready = False
+        self.ledger.ready = False
         self.send(<const char*>packet, len(packet))
         return 0
 
@@ -691,8 +569,8 @@ cdef class Server(Stream):
                     self.behind = count - pos
                     self.finish_asking()
                     return pos
-            elif code == BE_CLOSE_COMPLETE and self.late_closes:
-                self.late_closes -= 1
+            elif code == BE_CLOSE_COMPLETE and self.ledger.late_closes:
+                self.ledger.late_closes -= 1
             self.pool.server_bytes += total
             self.remain = total
         return pos
@@ -707,7 +585,7 @@ cdef class Server(Stream):
                           + ("ERROR: " if self.error is None
                              else error_summary(self.error)))
                 return self.end("invalid server parameter", True, True, "08P01")
-            self.ready = True
+            self.ledger.ready = True
             self.error = None
             if client is not None:
                 self.tracked = applied(self.tracked, client.tracked)
@@ -720,7 +598,7 @@ cdef class Server(Stream):
             return self.end("reset query failed" if phase == PH_RESET
                             else "test query failed", True, False, "08P01")
         self.error = None
-        self.ready = True
+        self.ledger.ready = True
         # After a reset the place is looked for again, the reset left out.
         if self.behind:
             self.place_due = PLACE_RESET
@@ -760,7 +638,7 @@ cdef class Server(Stream):
         it means. It stays with its client.
         """
         if not self.close_needed and self.prepared.has_since(
-                self.group - self.owed.goals):
+                self.ledger.group - self.ledger.syncs):
             self.close_needed = True
         return 0
 
@@ -778,9 +656,9 @@ cdef class Server(Stream):
             self.fatal = self.close_needed = True
         elif b"\0C53200\0" in body:
             self.close_needed = True
-        if self.owed.count == 0 or self.prepared is None:
+        if self.ledger.count == 0 or self.prepared is None:
             return 0
-        kind = owed_at(&self.owed, 0).kind
+        kind = self.ledger.at(0).kind
         if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:
             return 0
         if (b"\0C26000\0" in body or b"\0C42P05\0" in body
@@ -797,12 +675,12 @@ cdef class Server(Stream):
             return 0
         # What was sent behind that command is still to come, or has come already:
         # only what was parsed before it is gone.
-        self.owed.forgotten = (
-            owed_at(&self.owed, 0).behind if self.owed.count else notes_made())
+        self.ledger.forgotten = (
+            self.ledger.at(0).behind if self.ledger.count else notes_made())
         if self.prepared is not None:
-            self.prepared.forget(self.owed.forgotten)
+            self.prepared.forget(self.ledger.forgotten)
         if client is not None:
-            client.forgotten = self.owed.forgotten
+            client.forgotten = self.ledger.forgotten
             if client.names is not None:
                 client.names.forget(client.forgotten)
         return 0
@@ -812,19 +690,14 @@ cdef class Server(Stream):
     @nonecheck(False)
     cdef int owe(self, int code) except -1:
         """The client asked for something: count it until it is answered."""
-        if self.copy == COPY_FAILED and code == FE_SYNC:
+        if self.ledger.copy == COPY_FAILED and code == FE_SYNC:
             self.copy_given_up()        # no CopyDone came: Sync ends it as well
-        self.ready = False
-        if is_goal(code):
-            self.group += 1
-            self.owed.goals += 1
-        return owed_push(&self.owed, code, FORWARD, None)
+        return self.ledger.push(code, FORWARD, None)
 
     @nonecheck(False)
-    cdef bint is_clean(self) noexcept:
+    cdef bint is_clean(self) except -1:
         """May another client have it? When in doubt, no (design D5)."""
-        return (self.ready and self.owed.count == 0 and self.remain == 0
-                and not self.unsure and not self.dirty and self.copy == COPY_NONE
+        return (self.ledger.is_even() and self.remain == 0 and not self.dirty
                 and self.status == STATUS_IDLE and self.tracked is not None
                 and self.held.end == self.held.start
                 and self.out.end == self.out.start and not self.broken)
@@ -832,12 +705,12 @@ cdef class Server(Stream):
     cdef str why_unclean(self):
         """What is wrong with it, condition by condition; for the debug build."""
         return ", ".join([name for name, wrong in (
-            ("it is not ready", not self.ready),
-            ("it owes answers", self.owed.count > 0),
+            ("it is not ready", not self.ledger.ready),
+            ("it owes answers", self.ledger.count > 0),
             ("a message is half received", self.remain > 0),
-            ("what it owes is not sure", self.unsure),
+            ("what it owes is not sure", self.ledger.unsure),
             ("it spoke out of turn", self.dirty),
-            ("a COPY is open", self.copy != COPY_NONE),
+            ("a COPY is open", self.ledger.copy != COPY_NONE),
             ("a transaction is open", self.status != STATUS_IDLE),
             ("its parameters are not known", self.tracked is None),
             ("bytes of it are held", self.held.end != self.held.start),
@@ -887,7 +760,7 @@ cdef class Server(Stream):
             self.home.drop(self)
         self.pool.queue_only = False
         self.shut()
-        owed_clear(&self.owed)
+        self.ledger.clear()
         if self.prepared is not None:
             self.prepared.clear()
         self.app.server_gone(self, reason)
@@ -936,7 +809,7 @@ cdef class Server(Stream):
 
     def mark_ready(self):
         """It has logged in and waits for a request."""
-        self.ready = True
+        self.ledger.ready = True
 
     def startup_params(self):
         """(name, value) pairs for its startup packet, in order."""
@@ -954,7 +827,7 @@ cdef class Server(Stream):
     @property
     def is_ready(self):
         """ReadyForQuery 'I' came and nothing was asked since."""
-        return self.ready
+        return self.ledger.ready
 
     @property
     def in_transaction(self):
@@ -962,7 +835,7 @@ cdef class Server(Stream):
 
     @property
     def owed_count(self):
-        return self.owed.count
+        return self.ledger.count
 
     @property
     def setting_parameters(self):

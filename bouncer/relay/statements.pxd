@@ -29,7 +29,7 @@ cdef class Pending:
         Statement statement     # None: nothing is to be undone
         bint seen               # of a Close: what was known of the statement
         uint64_t group          # of a Parse: its group; of a Close: as *seen*
-        uint64_t number         # of the note, see outstanding.next_note
+        uint64_t number         # of the note, see ledger.next_note
         uint64_t made           # of a Close: number of the Parse that it undoes
 
 
