@@ -27,7 +27,7 @@ from bouncer.relay.statements cimport (
     NameTable, Pending, Prepared, PreparedSet, Statement, drop_unused, numbered,
     statement_for)
 from bouncer.relay.stream cimport Stream
-from bouncer.wire.codes cimport FE_PARSE
+from bouncer.wire.codes cimport FE_CLOSE, FE_PARSE
 
 cdef object REQUIRED = object()     # absent: not understood
 cdef object LONGEST = 2 ** 63 - 1   # of a clock, a number of anything
@@ -132,7 +132,7 @@ cdef int client_fields(Client client, told) except -1:
     client.startup_options = told.text(
         "startup_options", client.startup_options, client.startup_options)
     put_names(client, told.entries("names", names_of(client), []), told)
-    put_refused(client, told.entries("refused", refused_of(client), []), told)
+    put_refused(client, told.entries("refused", [], []), told)
     return 0
 
 
@@ -212,19 +212,15 @@ cdef int put_names(Client client, list entries, told) except -1:
     return 0
 
 
-cdef list refused_of(Client client):
-    if client.names is None:
-        return []
-    return [text_of(name) for name in client.names.refused()]
-
-
 cdef int put_refused(Client client, list entries, told) except -1:
+    """An older process of ours kept the names of statements that were refused."""
+    cdef bytes name
     if not told.putting:
         return 0
-    for name in entries:
-        if client.names is None:
+    for entry in entries:
+        name = name_of(entry)
+        if client.names is None or client.names.take_out(name, len(name)) is None:
             raise ValueError("refused: of no name")
-        client.names.note_failure(name_of(name))
     return 0
 
 
@@ -304,14 +300,16 @@ cdef Pending pending_of(Server server, kind, note):
     if statement is not None:
         number, key, scope = parts("owed", statement, 3)
         pending.statement = known(number, key, scope)
-    elif kind == FE_PARSE:
-        raise ValueError("owed: a Parse of no statement")
+    elif name is None:
+        raise ValueError("owed: a note of nothing")
     if server.prepared is None:
         server.prepared = PreparedSet()
     pending.seen = seen
     pending.group = whole("owed", group)
     pending.made = notes_made()
     pending.number = next_note()
+    if kind == FE_CLOSE and pending.name is not None and pending.statement is not None:
+        server.client.last_close = pending.number
     renew(server, kind, pending)
     return pending
 
@@ -415,7 +413,7 @@ cdef int renew(Server server, int kind, Pending pending) except -1:
     if kind != FE_PARSE or pending.statement is None:
         return 0
     if (client is not None and client.names is not None and pending.name is not None
-            and client.names.is_taken(pending.name, len(pending.name))):
+            and client.names.entry_of(pending.name, len(pending.name)) != NULL):
         client.names.put(pending.name, pending.statement, pending.number, False)
     if server.prepared is not None:
         item = server.prepared.find(pending.statement)

@@ -12,7 +12,8 @@ from bouncer.relay.proof cimport Proof
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.server cimport Server
-from bouncer.relay.statements cimport NameTable, Pending, Prepared, Statement
+from bouncer.relay.statements cimport (
+    NameEntry, NameTable, Pending, Prepared, Statement)
 from bouncer.relay.tracked cimport TrackedParams
 from bouncer.wire.framer cimport Buf
 
@@ -58,6 +59,7 @@ cdef class Client(Stream):
         public TrackedParams tracked
         NameTable names         # prepared statements; None until the first
         uint64_t forgotten      # what was parsed up to this note is none of its names
+        uint64_t last_close     # note of the latest Close that we answer in its turn
         # Known after login; who it is
         public object app       # contracts: begins the login, hears of the end
         Door door               # where it came in
@@ -120,7 +122,15 @@ cdef class Client(Stream):
     cdef int unnamed_message(self, Server server, int code, char kind,
                              Buf* composed) except -1
     cdef int note_forgetting(self, Server server, const char* p,
-                             Py_ssize_t count) except -1
+                             Py_ssize_t count, bint whole) except -1
+    cdef Pending name_statement(self, bytes name, Statement statement)
+    cdef bint hangs(self, Server server, int code, NameEntry* entry) except -1
+    cdef int await_answers(self, Server server, Buf* composed) except -1
+    cdef Py_ssize_t parse_taken(self, const char* text, Py_ssize_t text_size,
+                                bytes own_name, Buf* composed) except -1
+    cdef int put_renamed(self, const char* p, Py_ssize_t here, Py_ssize_t total,
+                         const char* name, Py_ssize_t size, bytes other,
+                         Buf* composed) except -1
     cdef int close_first(self, Statement statement, Prepared* item,
                          Buf* composed) except -1
     cdef int inject_parse(self, Statement statement, Buf* composed) except -1

@@ -8,19 +8,18 @@ names in prepared-statement messages. A client owns nothing while it is idle.
 from cython cimport nonecheck
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
-from posix.strings cimport strncasecmp
 
 from bouncer import log
 from bouncer.relay.door cimport Known
 from bouncer.relay.ledger cimport (
-    COPY_FAILED, FORWARD, REFUSED, SWALLOW, next_note, notes_made)
+    COPY_FAILED, FORWARD, REFUSED, SWALLOW, Ledger, next_note)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
-from bouncer.relay.server cimport MOST_OWED, PH_APPLY, Server
+from bouncer.relay.server cimport AWAITED, MOST_OWED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT
 from bouncer.relay.statements cimport (
-    MOST_TEXT, TOO_MANY, NameEntry, NameTable, Pending, Prepared, PreparedSet,
-    Statement, statement_for, unused_number)
+    MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending, Prepared,
+    PreparedSet, Statement, holds_forgetting, statement_for, unused_number)
 from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
@@ -35,6 +34,8 @@ cdef enum:
     MOST_A_TURN = 2000          # messages of one client before others have a turn
     LONGEST_NAME = 1024         # bytes of a statement's or portal's name
     LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
+
+cdef uint64_t FOREVER = <uint64_t>-1    # a note that is never made
 
 cdef enum Kind:                 # of a message type, see KINDS
     UNKNOWN = 0
@@ -77,12 +78,6 @@ cdef inline const char* name_end(const char* p, Py_ssize_t count) noexcept:
     return <const char*>memchr(p, 0, min(count, LONGEST_NAME + 1))
 
 
-cdef bint forgets_all(const char* p, Py_ssize_t count) noexcept:
-    """Is it DISCARD ALL or DEALLOCATE ALL, as drivers write them?"""
-    return (count >= 12 and strncasecmp(p, b"discard all", 11) == 0) or (
-        count >= 15 and strncasecmp(p, b"deallocate all", 14) == 0)
-
-
 cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
     """Does a Parse body hold, behind its name, a text and all its types?"""
     cdef const char* stop = <const char*>memchr(p, 0, count) if count > 0 else NULL
@@ -92,6 +87,27 @@ cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
     rest = count - (stop + 1 - p)
     return rest >= 2 and rest - 2 >= 4 * (
         (<Py_ssize_t><uint8_t>stop[1] << 8) | <uint8_t>stop[2])
+
+
+cdef Pending named(bytes name):
+    """A note for a request that is about a statement, of which nothing is undone."""
+    cdef Pending pending = Pending.__new__(Pending)
+    pending.name = name
+    return pending
+
+
+cdef int put_message(Buf* composed, int code, bytes head, const char* rest,
+                     Py_ssize_t count) except -1:
+    """Put a message of ours into *composed*: *head*, then *count* bytes of *rest*."""
+    cdef Py_ssize_t size = len(head)
+    cdef char* at = buf_room(composed, HEADER + size + count)
+    at[0] = code
+    put32(at + 1, <uint32_t>(4 + size + count))
+    memcpy(at + HEADER, <const char*>head, size)
+    if count:
+        memcpy(at + HEADER + size, rest, count)
+    composed.end += HEADER + size + count
+    return 0
 
 
 cdef class Client(Stream):
@@ -242,10 +258,11 @@ cdef class Client(Stream):
                     self.remain = <int64_t>length + 1
                     start = pos
                     continue
-                if kind == COPYING:
+                if kind == COPYING or (code == FE_FLUSH and server is None):
                     if server is None:
-                        # PostgreSQL ignores these outside a COPY; taking a
-                        # server for them would only starve others.
+                        # PostgreSQL ignores these outside a COPY, and a Flush of
+                        # nothing; a server that was taken for them would never
+                        # be given back.
                         self.dropping = True
                         self.remain = <int64_t>length + 1
                         start = pos
@@ -309,10 +326,11 @@ cdef class Client(Stream):
                 self.pool.client_bytes += <int64_t>length + 1
                 if kind == NAMED and composed != NULL and not server.own_unnamed:
                     self.unnamed_message(server, code, p[pos + HEADER], composed)
-                if (server.prepared is not None
+                if ((server.prepared is not None or self.names is not None)
                         and (code == FE_QUERY or code == FE_PARSE)):
-                    self.note_forgetting(server, p + pos, min(
-                        count - pos, <Py_ssize_t>length + 1))
+                    self.note_forgetting(
+                        server, p + pos, min(count - pos, <Py_ssize_t>length + 1),
+                        count - pos > length)
                 if code != FE_FLUSH:
                     server.owe(code)
                 self.dropping = False
@@ -389,7 +407,7 @@ cdef class Client(Stream):
         """Does nothing that its server or the next round will tell stand against it?"""
         return (not self.closed and self.state != CL_WAITING and not self.held_back
                 and not self.put_off and (self.server is None or (
-                    buf_size(&self.server.out) == 0 and not self.server.crowded)))
+                    buf_size(&self.server.out) == 0 and not self.server.held_up)))
 
     cdef int end_turn(self) except -1:
         """Enough for this round: let others go on, too."""
@@ -537,7 +555,6 @@ cdef class Client(Stream):
                 return -1
         elif self.query_start == 0 or self.transaction_start == 0:
             self.begin_request()
-        self.pool.client_bytes += total
         if code == FE_PARSE:
             if not is_whole_parse(stop + 1, left - size - 1):
                 return self.misused("broken Parse packet")
@@ -570,44 +587,107 @@ cdef class Client(Stream):
         cdef Server server = self.server
         cdef Pending pending
         cdef Prepared* item = NULL
-        cdef bytes own_name = name[:size]
-        self.pool.client_parses += 1
+        cdef NameEntry* entry = NULL
         if self.names is None:
             self.names = NameTable()
-        if self.names.is_taken(name, size):
-            shown = own_name.decode("utf-8", "replace")
-            log.error(f"{self.prefix} prepared statement '{shown}' "
-                      "was already prepared")
-            return self.misused("prepared statement name is already in use")
+        else:
+            entry = self.names.entry_of(name, size)
+        if (server.ledger.syncs or server.forgetting) and self.hangs(
+                server, FE_PARSE, entry):
+            self.await_answers(server, composed)
+            return -1
+        self.pool.client_parses += 1
+        self.pool.client_bytes += total
+        if entry != NULL:
+            self.parse_taken(text, text_size, name[:size], composed)
+            return total
         statement = statement_for(text[:text_size], self.scope())
-        pending = Pending.__new__(Pending)
-        pending.name = own_name
-        pending.statement = statement
-        pending.number = next_note()
-        self.names.put(own_name, statement, pending.number, False)
         if server.prepared is not None:
             item = server.prepared.find(statement)
-        # In a failed transaction PostgreSQL refuses a Parse, and so must we.
+        # In a failed transaction PostgreSQL refuses a Parse, and so must we; of one
+        # that is still being spoken of nobody knows whether it will have failed.
         if (item != NULL and server.is_certain(item)
-                and server.status != STATUS_FAILED):
+                and server.status != STATUS_FAILED and server.ledger.goals == 0):
+            pending = self.name_statement(name[:size], statement)
             if server.can_answer_now():
                 self.write(b"1\0\0\0\4")
+                next_note()
             else:
                 server.owe_fake(FE_PARSE, pending)
         else:
             self.close_first(statement, item, composed)
+            pending = self.name_statement(name[:size], statement)
             self.send_parse(statement, pending, composed)
             server.ledger.push(FE_PARSE, FORWARD, pending)
             self.make_room(server, composed)
         return total
+
+    cdef Pending name_statement(self, bytes name, Statement statement):
+        """From now on *name* is that of *statement*; returns the note of its Parse."""
+        cdef Pending pending = Pending.__new__(Pending)
+        pending.name = name
+        pending.statement = statement
+        pending.number = next_note()
+        self.names.put(name, statement, pending.number, False)
+        return pending
+
+    cdef Py_ssize_t parse_taken(self, const char* text, Py_ssize_t text_size,
+                                bytes own_name, Buf* composed) except -1:
+        """A Parse whose name is taken: let PostgreSQL refuse it (42P05).
+
+        So the error stands where it belongs, fails a transaction and has what follows
+        skipped. First we see to it that a statement is in the way.
+        """
+        cdef Server server = self.server
+        cdef Pending pending = Pending.__new__(Pending)
+        pending.name = own_name
+        pending.number = next_note()
+        put_message(composed, FE_CLOSE, b"S" + TAKEN + b"\0", NULL, 0)
+        server.ledger.push(FE_CLOSE, SWALLOW, None)
+        put_message(composed, FE_PARSE, TAKEN + b"\0\0\0\0", NULL, 0)
+        server.ledger.push(FE_PARSE, SWALLOW, None)
+        put_message(composed, FE_PARSE, TAKEN + b"\0", text, text_size)
+        server.ledger.push(FE_PARSE, FORWARD, pending)
+        return 0
+
+    cdef bint hangs(self, Server server, int code, NameEntry* entry) except -1:
+        """Does what a name means hang on an answer that is still owed?
+
+        *entry* is what we believe of it. What stands before the same Sync does not
+        matter: when that fails, this message is skipped as well. Nor does a Parse on
+        which a Bind follows at the same server: PostgreSQL will know.
+        """
+        cdef Ledger ledger = server.ledger
+        cdef Prepared* item
+        if ledger.is_copy_in():
+            return False        # it answers no Sync, but to this with an error
+        if entry == NULL:
+            # A Close that PostgreSQL skips has not freed the name.
+            return ledger.is_open(self.last_close)
+        if server.is_forgetting():
+            return True
+        if not ledger.is_open(entry.made):
+            return False
+        if code == FE_PARSE or server.prepared is None:
+            return True
+        item = server.prepared.find(<Statement>entry.statement)
+        return item == NULL or item.made != entry.made
+
+    cdef int await_answers(self, Server server, Buf* composed) except -1:
+        """Look at this message again when the server has said more."""
+        if server.ledger.goals == 0:
+            buf_append(composed, b"H\0\0\0\4", HEADER)   # or it may say nothing
+        server.held_up |= AWAITED
+        self.pause_reading()
+        return 0
 
     cdef bint has_no_room(self, const char* name, Py_ssize_t size,
                           Py_ssize_t total) except -1:
         """May it prepare no more? A name that is taken is another error."""
         if self.names is None:
             return total > MOST_TEXT
-        return self.names.is_full(name, size, total) and not self.names.is_taken(
-            name, size)
+        return self.names.is_full(name, size, total) \
+            and self.names.entry_of(name, size) == NULL
 
     cdef Py_ssize_t refuse_parse(self, Py_ssize_t here, Py_ssize_t total,
                                  Buf* composed) except -2:
@@ -620,7 +700,6 @@ cdef class Client(Stream):
         """
         cdef Server server = self.server
         cdef bytes body
-        cdef char* at
         self.refusing = REFUSED_REST
         if server is None:
             self.refusing = REFUSED_TO_SYNC
@@ -630,11 +709,7 @@ cdef class Client(Stream):
         else:
             body = (b"PGBOUNCER_%d\0syntax error: too many prepared statements\0\0\0"
                     % unused_number())
-            at = buf_room(composed, HEADER + len(body))
-            at[0] = FE_PARSE
-            put32(at + 1, <uint32_t>(len(body) + 4))
-            memcpy(at + HEADER, <const char*>body, len(body))
-            composed.end += HEADER + len(body)
+            put_message(composed, FE_PARSE, body, NULL, 0)
             server.ledger.push(FE_PARSE, REFUSED, None)
         self.dropping = True
         self.remain = total - here
@@ -647,14 +722,8 @@ cdef class Client(Stream):
                         Buf* composed) except -1:
         """Put a Parse under the shared name into *composed*."""
         cdef Server server = self.server
-        cdef Py_ssize_t size = len(statement.name) + 1 + len(statement.key)
-        cdef char* at = buf_room(composed, HEADER + size)
-        at[0] = FE_PARSE
-        put32(at + 1, <uint32_t>(size + 4))
-        memcpy(at + HEADER, <const char*>statement.name, len(statement.name) + 1)
-        memcpy(at + HEADER + len(statement.name) + 1,
-               <const char*>statement.key, len(statement.key))
-        composed.end += HEADER + size
+        put_message(composed, FE_PARSE, statement.name + b"\0",
+                    <const char*>statement.key, len(statement.key))
         self.pool.server_parses += 1
         if server.prepared is None:
             server.prepared = PreparedSet()
@@ -666,13 +735,7 @@ cdef class Client(Stream):
                         Buf* composed) except -1:
         """Put a Close of ours into *composed*."""
         cdef Server server = self.server
-        cdef Py_ssize_t size = 1 + len(statement.name) + 1
-        cdef char* at = buf_room(composed, HEADER + size)
-        at[0] = FE_CLOSE
-        put32(at + 1, <uint32_t>(size + 4))
-        at[HEADER] = b"S"
-        memcpy(at + HEADER + 1, <const char*>statement.name, len(statement.name) + 1)
-        composed.end += HEADER + size
+        put_message(composed, FE_CLOSE, b"S" + statement.name + b"\0", NULL, 0)
         server.ledger.push(FE_CLOSE, SWALLOW, pending)
         if server.evicting == 0:
             server.evicting = server.ledger.group
@@ -695,15 +758,15 @@ cdef class Client(Stream):
         return 0
 
     cdef int note_forgetting(self, Server server, const char* p,
-                             Py_ssize_t count) except -1:
+                             Py_ssize_t count, bint whole) except -1:
         """A Query, or a Parse without a name, that goes out as it is.
 
-        Behind a DISCARD ALL in the same pipeline the server has none of what it has
-        now. When that is told, what stands behind has been sent.
+        Behind a DEALLOCATE or DISCARD in the same pipeline the server may have none of
+        what it has now; when that is told, what stands behind has been sent. Of a text
+        that has not come in one piece nobody knows. (What is parsed is run later.)
         """
-        cdef Py_ssize_t skip = HEADER if p[0] == FE_QUERY else HEADER + 1
-        if forgets_all(p + skip, count - skip):
-            server.forgetting = notes_made()
+        if not whole or holds_forgetting(p + HEADER, count - HEADER):
+            server.forgetting = next_note() if p[0] == FE_QUERY else FOREVER
         return 0
 
     cdef int close_first(self, Statement statement, Prepared* item,
@@ -758,45 +821,71 @@ cdef class Client(Stream):
                                   Py_ssize_t total, int code, const char* name,
                                   Py_ssize_t size, Buf* composed) except -2:
         """Bind or Describe of a named statement: rename it."""
-        cdef Statement statement = None
+        cdef Statement statement
         cdef Server server = self.server
         cdef Prepared* item = NULL
-        cdef Py_ssize_t before = name - p       # header, portal or 'S'
-        cdef Py_ssize_t after
-        cdef Py_ssize_t name_size
-        cdef char* at
+        cdef NameEntry* entry = NULL
+        cdef Pending pending = None     # for an error about a name of ours
         if self.names is not None:
-            statement = self.names.find(name, size)
-        if statement is None:
-            shown = name[:size].decode("utf-8", "replace")
-            log.error(f"{self.prefix} prepared statement '{shown}' not found")
-            return self.misused("prepared statement did not exist")
+            entry = self.names.entry_of(name, size)
+        if (server.ledger.syncs or server.forgetting) and self.hangs(
+                server, code, entry):
+            self.await_answers(server, composed)
+            return -1
+        self.pool.client_bytes += total
         if code == FE_BIND:
             self.pool.binds += 1
+        if entry == NULL:
+            # PostgreSQL itself refuses it (26000), in its turn.
+            pending = named(name[:size])
+            self.put_renamed(p, here, total, name, size, NOWHERE, composed)
+            server.ledger.push(code, FORWARD, pending)
+            return here
+        statement = <Statement>entry.statement
         if server.prepared is not None:
             item = server.prepared.find(statement)
-        if (item == NULL or not server.is_certain(item)) \
-                and statement.scope != self.scope():
-            # Parsed now it does not mean what it means to those who share it.
-            statement = statement_for(statement.key, self.scope())
-            item = NULL if server.prepared is None else server.prepared.find(statement)
         if item != NULL and server.is_certain(item):
             server.prepared.touch(item)
+        elif (item != NULL and item.made == entry.made
+                and not server.ledger.is_settled(entry.made)):
+            pending = named(name[:size])    # its own Parse is on its way
         else:
-            self.close_first(statement, item, composed)
-            self.inject_parse(statement, composed)
-        name_size = len(statement.name)
-        after = here - before - size            # from the name's 0 on
-        at = buf_room(composed, before + name_size + after)
+            if statement.scope != self.scope():
+                # Parsed now it does not mean what it means to those who share it.
+                statement = statement_for(statement.key, self.scope())
+                item = NULL
+                if server.prepared is not None:
+                    item = server.prepared.find(statement)
+            if item != NULL and server.is_certain(item):
+                server.prepared.touch(item)
+            else:
+                self.close_first(statement, item, composed)
+                self.inject_parse(statement, composed)
+        if statement.forgets and code == FE_BIND:
+            server.forgetting = FOREVER
+        self.put_renamed(p, here, total, name, size, statement.name, composed)
+        server.ledger.push(code, FORWARD, pending)
+        return here
+
+    cdef int put_renamed(self, const char* p, Py_ssize_t here, Py_ssize_t total,
+                         const char* name, Py_ssize_t size, bytes other,
+                         Buf* composed) except -1:
+        """Put a message into *composed*, its name at *name* replaced by *other*.
+
+        Of *total* bytes *here* have come; the rest follows as it is.
+        """
+        cdef Py_ssize_t before = name - p       # header, portal or 'S'
+        cdef Py_ssize_t after = here - before - size    # from the name's 0 on
+        cdef Py_ssize_t other_size = len(other)
+        cdef char* at = buf_room(composed, before + other_size + after)
         memcpy(at, p, before)
-        put32(at + 1, <uint32_t>(total - 1 - size + name_size))
-        memcpy(at + before, <const char*>statement.name, name_size)
-        memcpy(at + before + name_size, name + size, after)
-        composed.end += before + name_size + after
-        server.owe(code)
+        put32(at + 1, <uint32_t>(total - 1 - size + other_size))
+        memcpy(at + before, <const char*>other, other_size)
+        memcpy(at + before + other_size, name + size, after)
+        composed.end += before + other_size + after
         self.dropping = False
         self.remain = total - here
-        return here
+        return 0
 
     cdef Py_ssize_t close_statement(self, const char* name, Py_ssize_t size,
                                     Py_ssize_t total) except -2:
@@ -806,15 +895,11 @@ cdef class Client(Stream):
         cdef Pending pending
         cdef NameEntry* entry = NULL
         cdef uint64_t made = 0
-        cdef bint exists = False
         if self.names is not None:
             entry = self.names.entry_of(name, size)
         if entry != NULL:
             made = entry.made
-            exists = not entry.failed
             statement = self.names.take_out(name, size)
-            if not exists:
-                statement = None        # its Parse was refused: nothing to bring back
         self.pool.client_bytes += total
         if server is None or server.can_answer_now():
             self.write(b"3\0\0\0\4")
@@ -824,6 +909,8 @@ cdef class Client(Stream):
             pending.statement = statement
             pending.number = next_note()
             pending.made = made
+            if statement is not None:
+                self.last_close = pending.number
             server.owe_fake(FE_CLOSE, pending)
         return total
 

@@ -60,6 +60,7 @@ cdef class Ledger:
         uint32_t syncs          # Syncs among them
         uint32_t syncs_known    # so many behind the head are known to be Syncs
         uint64_t forgotten      # notes up to this one tell of nothing any more
+        uint64_t synced         # the last note that was made before the last Sync
         uint64_t group          # number of the requests up to the next Sync
         bint ready              # the last thing it said is ReadyForQuery 'I'
         bint spoke              # it answered something since the last ReadyForQuery
@@ -97,6 +98,7 @@ cdef class Ledger:
     cdef bint is_even(self) noexcept
     cdef bint is_skipping(self) noexcept
     cdef bint is_settled(self, uint64_t note) noexcept
+    cdef bint is_open(self, uint64_t note) noexcept
 
 
 cdef inline bint is_goal(int kind) noexcept:

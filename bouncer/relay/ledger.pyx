@@ -62,6 +62,7 @@ cdef class Ledger:
         if note is not None:
             Py_INCREF(note)
             entry.note = <PyObject*>note
+            next_note()         # what comes behind it is behind it
         if action == FAKE:
             return 0            # the server hears nothing of it
         self.ready = False
@@ -69,6 +70,7 @@ cdef class Ledger:
             self.goals += 1
             self.syncs += 1
             self.group += 1
+            self.synced = last_note
             self.unsynced = False
         elif kind == FE_QUERY or kind == FE_FUNCTION_CALL:
             self.goals += 1
@@ -311,6 +313,13 @@ cdef class Ledger:
     cdef bint is_settled(self, uint64_t note) noexcept:
         """Has the request with this note, which was owed here, been answered?"""
         return self.count == 0 or self.at(0).behind > note
+
+    cdef bint is_open(self, uint64_t note) noexcept:
+        """May the request with this note be skipped, and what is asked now be not?
+
+        Not when both stand before the same Sync.
+        """
+        return self.syncs > 0 and note <= self.synced and not self.is_settled(note)
 
     # For tests
 

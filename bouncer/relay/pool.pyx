@@ -168,6 +168,7 @@ cdef class Pool:
             elif not client.want_read and not client.put_off:
                 client.resume_reading()     # only its server took no more
         server.release_due = False
+        server.held_up = 0
         if not server.want_read:
             server.resume_reading()     # only its last client was slow
         if server.behind:

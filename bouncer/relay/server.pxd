@@ -39,6 +39,10 @@ cdef enum Place:                # why the place of a server is still to be found
 cdef enum:
     MOST_OWED = 20000           # requests under way before a client must wait
 
+cdef enum HeldUp:
+    CROWDED = 1                 # too much is owed
+    AWAITED = 2                 # what the client means hangs on an answer
+
 
 cdef class Server(Stream):
     cdef:
@@ -55,7 +59,7 @@ cdef class Server(Stream):
         public int cancels      # cancel requests for it that are in flight
         bint release_due        # done, but the client still sends half a message
         int place_due           # bytes follow the last answer: look at them first
-        bint crowded            # too much is owed: its client is not read
+        int held_up             # why its client is not read: HeldUp
         int64_t remain          # bytes of the current message still to come
         bint fakes_due          # our own answers wait for the end of this message
         bint skipping           # ... which go nowhere
@@ -66,6 +70,7 @@ cdef class Server(Stream):
         bint fatal              # its client has read a FATAL of it
         bint doubting           # it has contradicted what we know of *prepared*
         uint64_t forgetting     # what was parsed up to this note is perhaps gone soon
+        bytes reworded          # an ErrorResponse that goes out instead of this one
         bint own_unnamed        # the linked client has parsed the unnamed statement
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
         public bytes cancel_key
@@ -94,6 +99,9 @@ cdef class Server(Stream):
     cdef int probe(self) except -1
     cdef bint can_answer_now(self) except -1
     cdef int crowd(self) except -1
+    cdef bint is_forgetting(self) except -1
+    cdef bytes client_name(self, bytes number)
+    cdef int reword(self, bytes body) except -1
     cdef bint is_certain(self, Prepared* item) except -1
     cdef int owe_fake(self, int code, Pending pending) except -1
     cdef int answer_fakes(self) except -1

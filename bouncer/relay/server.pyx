@@ -5,6 +5,8 @@ Answers are forwarded as they came. What is counted is what the client is still
 owed; the connection may be shared again when nothing is (design D5).
 """
 
+import re
+
 from cython cimport nonecheck
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -37,6 +39,8 @@ cdef enum:
 STATE_NAMES = ("new", "idle", "active", "used", "tested", "being_canceled",
                "active_cancel")
 
+# A statement's name in an error; what stands around it is the language's of the server.
+search_name = re.compile(rb"PGBOUNCER_(\d{1,19}\b|(?:none|taken)_[0-9a-f]{16})").search
 cdef bint log_disconnections = True
 
 
@@ -254,12 +258,12 @@ cdef class Server(Stream):
             self.remain = total
             verdict = ledger.heard(code)
             if verdict == PASSES:
-                if (code == BE_ERROR and ledger.count and not self.fatal
-                        and ledger.at(0).action == REFUSED):
+                if code == BE_ERROR and self.reworded is not None:
                     self.pass_on(client, p + start, pos - start)
                     start = pos
                     self.skipping = True
-                    client.send(<const char*>TOO_MANY, len(TOO_MANY))
+                    client.send(<const char*>self.reworded, len(self.reworded))
+                    self.reworded = None
                 continue
             if verdict == STRANGE:
                 self.pass_on(client, p + start, pos - start)
@@ -287,9 +291,11 @@ cdef class Server(Stream):
         self.pool.server_bytes += forwarded
         if pos > start:
             self.pass_on(client, p + start, pos - start)
-        if self.crowded and (ledger.count < MOST_OWED // 2 or ledger.is_skipping()):
+        if self.held_up and (
+                self.held_up & AWAITED or ledger.count < MOST_OWED // 2
+                or ledger.is_skipping()):
             # Of a group that has failed no more is answered before its Sync.
-            self.crowded = False
+            self.held_up = 0
             self.poller.later.append(client.pump)
         return pos
 
@@ -311,9 +317,9 @@ cdef class Server(Stream):
         PostgreSQL may be waiting for a Flush before it answers at all.
         """
         self.client.pause_reading()
-        if self.crowded:
+        if self.held_up & CROWDED:
             return 0
-        self.crowded = True
+        self.held_up |= CROWDED
         return self.send(b"H\0\0\0\4", 5)
 
     cdef bint is_certain(self, Prepared* item) except -1:
@@ -322,8 +328,16 @@ cdef class Server(Stream):
         Not when its Parse stands before a Sync and is not answered yet: it may fail,
         and the server goes on behind the Sync. Nor when DISCARD ALL is on its way.
         """
-        return item.made > self.forgetting and (
-            item.seen or item.group == self.ledger.group)
+        return (item.seen or item.group == self.ledger.group) and (
+            not self.forgetting or not self.is_forgetting()
+            or item.made > self.forgetting)
+
+    cdef bint is_forgetting(self) except -1:
+        """Is a request unanswered that may make it forget statements?"""
+        if self.forgetting and (self.ledger.count == 0
+                                or self.ledger.is_settled(self.forgetting)):
+            self.forgetting = 0
+        return self.forgetting != 0
 
     cdef int owe_fake(self, int code, Pending pending) except -1:
         """Answer *code* ourselves, behind what the server is saying or owes."""
@@ -396,18 +410,17 @@ cdef class Server(Stream):
         if entry.note == NULL:
             return 0
         pending = <Pending>entry.note
+        if pending.statement is None:
+            return 0                # nothing to bring back
         if entry.kind == FE_PARSE:
-            if (entry.action != FAKE and self.prepared is not None
-                    and pending.statement is not None):
+            if entry.action != FAKE and self.prepared is not None:
                 item = self.prepared.find(pending.statement)
                 if item != NULL and item.group == pending.group:
                     self.prepared.discard(pending.statement)
             if (pending.name is not None and client is not None
                     and client.names is not None):
                 # The statement does not exist: its name is free again.
-                client.names.note_failure(pending.name)
-        elif pending.statement is None:
-            return 0                # nothing to bring back
+                client.names.parse_failed(pending.name, pending.statement)
         elif entry.action == SWALLOW:
             if pending.made <= self.ledger.forgotten:
                 return 0
@@ -421,7 +434,7 @@ cdef class Server(Stream):
                 and pending.made > client.forgotten):
             if client.names is None:
                 client.names = NameTable()
-            if not client.names.is_taken(pending.name, len(pending.name)):
+            if client.names.entry_of(pending.name, len(pending.name)) == NULL:
                 client.names.put(
                     pending.name, pending.statement, pending.number, True)
         return 0
@@ -460,8 +473,8 @@ cdef class Server(Stream):
         if self.ledger.count:
             return 0
         self.evicting = 0
-        if self.crowded:
-            self.crowded = False
+        if self.held_up:
+            self.held_up = 0
             self.poller.later.append(client.pump)
         if self.ledger.unsure and client.sent_whole():
             return self.probe()
@@ -643,29 +656,61 @@ cdef class Server(Stream):
         return 0
 
     cdef int note_error(self, bytes body) except -1:
-        """An error that contradicts what we know: it must not come for ever.
-
-        26000: a statement is gone, by SQL; 42P05: there is one that we do not know;
-        RevalidateCachedQuery: its result has other columns since a table changed.
-        From now on a Close goes before each Parse, and each is parsed again.
-        FATAL, PANIC and out of memory: nobody else shall have this server.
-        """
-        cdef int kind
+        """FATAL, PANIC and out of memory: nobody else shall have this server."""
         if (b"\0VFATAL\0" in body or b"\0VPANIC\0" in body
                 or body.startswith((b"SFATAL\0", b"SPANIC\0"))):
             self.fatal = self.close_needed = True
-        elif b"\0C53200\0" in body:
-            self.close_needed = True
-        if self.ledger.count == 0 or self.prepared is None:
             return 0
-        kind = self.ledger.at(0).kind
+        if b"\0C53200\0" in body:
+            self.close_needed = True
+        return self.reword(body)
+
+    cdef int reword(self, bytes body) except -1:
+        """Say an error about a statement with the name that the client gave it.
+
+        One that contradicts what we know must not come for ever. 26000: a statement is
+        gone, by SQL; 42P05: there is one that we do not know; RevalidateCachedQuery: its
+        result has other columns since a table changed. From now on a Close goes before
+        each Parse, and each is parsed again.
+        """
+        cdef int kind
+        cdef Owed* head
+        if self.ledger.count == 0:
+            return 0
+        head = self.ledger.at(0)
+        kind = head.kind
+        if head.action == REFUSED:
+            self.reworded = TOO_MANY
+            return 0
         if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:
             return 0
-        if (b"\0C26000\0" in body or b"\0C42P05\0" in body
-                or b"\0RRevalidateCachedQuery\0" in body):
+        found = search_name(body)
+        known = False
+        if self.prepared is not None and found is not None and found[1].isdigit():
+            known = self.prepared.has_number(int(found[1]))
+        if self.prepared is not None and (
+                b"\0RRevalidateCachedQuery\0" in body
+                or (b"\0C26000\0" in body and known)
+                or (b"\0C42P05\0" in body and found is not None and found[1].isdigit())):
             self.doubting = True
             self.prepared.doubt()
+        name = None if found is None else self.client_name(found[1])
+        if name is not None:
+            body = body[:found.start()] + name + body[found.end():]
+            self.reworded = b"E" + (len(body) + 4).to_bytes(4, "big") + body
         return 0
+
+    cdef bytes client_name(self, bytes number):
+        """What the client calls the statement that an error at the head speaks of."""
+        cdef Owed* head = self.ledger.at(0)
+        cdef Client client = self.client
+        cdef NameTable names
+        if head.note != NULL and (<Pending>head.note).name is not None:
+            return (<Pending>head.note).name
+        names = None if client is None else client.names
+        if names is None or not number.isdigit():
+            return None
+        return names.name_of(int(number))
 
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1:
         """DISCARD ALL and DEALLOCATE ALL forget every prepared statement."""
@@ -857,6 +902,10 @@ cdef class Server(Stream):
     @property
     def prepared_count(self):
         return 0 if self.prepared is None else self.prepared.count
+
+    @property
+    def prepared_names(self):
+        return [] if self.prepared is None else self.prepared.names()
 
     @property
     def state_name(self):

@@ -5,6 +5,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef bytes TOO_MANY             # the error of a client that has MOST_NAMES
+cdef bytes NOWHERE              # the name of a statement that no server ever has
+cdef bytes TAKEN                # ... of one that is made to be in the way
 
 
 cdef class Statement:
@@ -19,14 +21,15 @@ cdef class Statement:
         tuple place             # in the table of all: scope and key
         readonly uint64_t number
         readonly bytes name     # PGBOUNCER_<number>
+        readonly bint forgets   # it may make its server forget statements
         uint32_t users          # clients and servers that refer to it
 
 
 cdef class Pending:
-    """What an unanswered Parse or Close of a client was about."""
+    """What an unanswered request that names a statement was about."""
     cdef:
         bytes name              # the client's name for it; None when we asked
-        Statement statement     # None: nothing is to be undone
+        Statement statement     # None: nothing is to be undone, an error names it
         bint seen               # of a Close: what was known of the statement
         uint64_t group          # of a Parse: its group; of a Close: as *seen*
         uint64_t number         # of the note, see ledger.next_note
@@ -34,7 +37,6 @@ cdef class Pending:
 
 
 cdef enum:
-    KEPT_FAILURES = 50          # names of refused statements that a client keeps
     MOST_NAMES = 10000          # statements that a client may have prepared
     MOST_TEXT = 33554432        # bytes of their texts; of those on one server, too
 
@@ -42,7 +44,6 @@ cdef struct NameEntry:
     uint64_t hash
     PyObject* name              # owned bytes
     PyObject* statement         # owned Statement
-    bint failed                 # its Parse was refused: the name may be taken again
     uint64_t made               # number of the note of its Parse
     NameEntry* earlier          # in the order of *made*
     NameEntry* later
@@ -57,12 +58,10 @@ cdef class NameTable:
         readonly Py_ssize_t text    # bytes of all their statements
         NameEntry* first        # made earliest
         NameEntry* last
-        list failures           # names whose Parse was refused, oldest first
     cdef NameEntry** place(self, uint64_t hash, const char* name,
                            Py_ssize_t size) noexcept
     cdef NameEntry* entry_of(self, const char* name, Py_ssize_t size) noexcept
     cdef Statement find(self, const char* name, Py_ssize_t size)
-    cdef bint is_taken(self, const char* name, Py_ssize_t size) except -1
     cdef bint is_full(self, const char* name, Py_ssize_t size,
                       Py_ssize_t more) noexcept
     cdef int put(self, bytes name, Statement statement, uint64_t made,
@@ -70,10 +69,11 @@ cdef class NameTable:
     cdef int enlarge(self) except -1
     cdef void string(self, NameEntry* entry, bint again) noexcept
     cdef void unstring(self, NameEntry* entry) noexcept
-    cdef int note_failure(self, bytes name) except -1
+    cdef int parse_failed(self, bytes name, Statement statement) except -1
     cdef Statement take_out(self, const char* name, Py_ssize_t size)
     cdef Statement remove(self, NameEntry** where)
     cdef int forget(self, uint64_t upto) except -1
+    cdef bytes name_of(self, uint64_t number)
     cdef int clear(self) except -1
 
 
@@ -113,9 +113,11 @@ cdef class PreparedSet:
     cdef int forget(self, uint64_t upto) except -1
     cdef int doubt(self) noexcept
     cdef bint has_since(self, uint64_t group) noexcept
+    cdef bint has_number(self, uint64_t number) noexcept
     cdef int clear(self) except -1
 
 
+cdef bint holds_forgetting(const char* p, Py_ssize_t count) noexcept
 cdef Statement statement_for(bytes key, bytes scope)
 cdef Statement numbered(uint64_t number, bytes key, bytes scope)
 cdef uint64_t unused_number() noexcept

@@ -18,11 +18,16 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cython cimport nonecheck
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
+from posix.strings cimport strncasecmp
 
 from bouncer.wire.messages import error_response
 
 TOO_MANY = error_response("too many prepared statements", "54000", "ERROR")
+# Nobody can guess these, so nobody has prepared one of them by SQL.
+cdef bytes secret = os.urandom(8).hex().encode()
+NOWHERE = b"PGBOUNCER_none_" + secret
+TAKEN = b"PGBOUNCER_taken_" + secret
 cdef dict by_place = {}         # Statement.place -> it, while somebody refers to it
 cdef uint64_t last_number = 0
 
@@ -74,9 +79,38 @@ cdef Statement numbered(uint64_t number, bytes key, bytes scope):
     statement.place = (scope, key)
     statement.number = number
     statement.name = b"PGBOUNCER_%d" % number
+    statement.forgets = holds_forgetting(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
     by_place[statement.place] = statement
     number_from(number)
     return statement
+
+
+cdef bint holds_forgetting(const char* p, Py_ssize_t count) noexcept:
+    """Does DEALLOCATE or DISCARD stand anywhere in this text?
+
+    Both have "ca" in them, and few other words of SQL do.
+    """
+    cdef const char* end = p + count
+    cdef const char* at
+    cdef int letter
+    for letter in (0x63, 0x43):
+        at = p
+        while True:
+            at = <const char*>memchr(at, letter, end - at) if at < end else NULL
+            if at == NULL:
+                break
+            if (at - p >= 6 and end - at >= 4
+                    and strncasecmp(at - 6, b"deallocate", 10) == 0):
+                return True
+            if at - p >= 3 and end - at >= 4 and strncasecmp(at - 3, b"discard", 7) == 0:
+                return True
+            at += 1
+    return False
+
+
+def speaks_of_forgetting(bytes text not None):
+    """The above, for tests."""
+    return holds_forgetting(text, len(text))
 
 
 cdef int drop_unused(Statement statement) except -1:
@@ -203,11 +237,6 @@ cdef class NameTable:
         cdef NameEntry* entry = self.entry_of(name, size)
         return None if entry == NULL else <Statement>entry.statement
 
-    cdef bint is_taken(self, const char* name, Py_ssize_t size) except -1:
-        """Has this name a statement that was not refused?"""
-        cdef NameEntry* entry = self.entry_of(name, size)
-        return entry != NULL and not entry.failed
-
     cdef bint is_full(self, const char* name, Py_ssize_t size,
                       Py_ssize_t more) noexcept:
         """Is there no room for *name*, with *more* bytes of text?"""
@@ -215,23 +244,11 @@ cdef class NameTable:
             return True
         return self.count >= MOST_NAMES and self.entry_of(name, size) == NULL
 
-    cdef int note_failure(self, bytes name) except -1:
-        """The Parse of *name* was refused; only the latest of such are kept.
-
-        As in PgBouncer, which keeps them all, a Bind may try the text once more.
-        """
+    cdef int parse_failed(self, bytes name, Statement statement) except -1:
+        """The Parse of this one was refused or skipped: its name is free."""
         cdef NameEntry* entry = self.entry_of(name, len(name))
-        if entry == NULL:
-            return 0
-        entry.failed = True
-        if self.failures is None:
-            self.failures = []
-        self.failures.append(name)
-        while len(self.failures) > KEPT_FAILURES:
-            name = self.failures.pop(0)
-            entry = self.entry_of(name, len(name))
-            if entry != NULL and entry.failed:
-                self.take_out(name, len(name))
+        if entry != NULL and <Statement>entry.statement is statement:
+            self.take_out(name, len(name))
         return 0
 
     cdef int enlarge(self) except -1:
@@ -319,7 +336,6 @@ cdef class NameTable:
         Py_INCREF(statement)
         entry.statement = <PyObject*>statement
         self.text += len(statement.key)
-        entry.failed = False
         entry.made = made
         self.string(entry, again)
         return 0
@@ -387,11 +403,12 @@ cdef class NameTable:
         self.text = 0
         return 0
 
-    def refused(self):
-        """Names whose Parse was refused and that were not taken again, oldest first."""
-        return [name for name in self.failures or ()
-                if self.find(name, len(name)) is not None
-                and not self.is_taken(name, len(name))]
+    cdef bytes name_of(self, uint64_t number):
+        """The latest name of the statement with this number, or None."""
+        cdef NameEntry* entry = self.last
+        while entry != NULL and (<Statement>entry.statement).number != number:
+            entry = entry.earlier
+        return None if entry == NULL else <bytes>entry.name
 
     def items(self):
         """(name, Statement) pairs, as they were parsed."""
@@ -582,6 +599,16 @@ cdef class PreparedSet:
             item = item.newer
         if item == NULL:
             self.latest = latest        # none is looked at again before one is added
+        return item != NULL
+
+    cdef bint has_number(self, uint64_t number) noexcept:
+        """Is the statement with this number believed to be there?"""
+        cdef Prepared* item
+        if self.count == 0:
+            return False
+        item = self.buckets[bucket(number, self.capacity)]
+        while item != NULL and item.number != number:
+            item = item.chain
         return item != NULL
 
     def names(self):

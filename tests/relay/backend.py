@@ -134,6 +134,7 @@ class Backend:
 
     def simple(self, texts: list[str]) -> None:
         """Run the statements of a Query, up to an error or a COPY."""
+        self.statements.pop("", None)
         if all(not text.strip() for text in texts):
             self.say(f.EMPTY_QUERY)
             self.ready()
@@ -158,7 +159,10 @@ class Backend:
         if code == b"P":
             name, text = (part.decode() for part in body.split(b"\0", 2)[:2])
             words = text.split()
-            self.check(words)
+            if not name:
+                self.statements.pop("", None)
+            if words:
+                self.check(words)
             if words[:1] == ["syntax"]:
                 raise Failed("42601", f"syntax error at {text}")
             if name and name in self.statements:
@@ -182,6 +186,8 @@ class Backend:
             self.say(f.CLOSE_COMPLETE)
 
     def statement(self, name: str) -> str:
+        if not name and name not in self.statements:
+            raise Failed("26000", "unnamed prepared statement does not exist")
         if name not in self.statements:
             raise Failed("26000", f'prepared statement "{name}" does not exist')
         return self.statements[name]
@@ -295,6 +301,11 @@ class Backend:
     def run(self, words: list[str]) -> None:
         """Run one statement: its rows and its CommandComplete."""
         verb = words[0] if words else ""
+        if words[:1] == ["/*"]:  # a comment of whole words
+            words = words[words.index("*/") + 1 :]
+            verb = words[0]
+        if words == ["deallocate", "prepare", "all"]:
+            words = ["deallocate", "all"]
         if verb == "select":
             self.say(f.data_row(" ".join(words[1:]).encode()), f.complete("SELECT 1"))
         elif verb == "rows":

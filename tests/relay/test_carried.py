@@ -172,8 +172,9 @@ def test_answers_under_way_reach_their_client(live):
     messages = [
         f.parse("a", "select a"), f.bind("a"), f.execute(), f.SYNC,
         f.query("fail"), f.parse("b", "select b"), f.parse("c", "syntax error"),
-        f.bind("b"), f.execute(), f.SYNC, f.close("a"), f.SYNC,
+        f.bind("b"), f.execute(), f.SYNC,
         f.parse("b2", "select b"), f.bind("b2"), f.execute(), f.SYNC,
+        f.close("a"), f.SYNC,
     ]  # fmt: skip
     live.client.send(*messages)
     direct.receive(b"".join(messages))
@@ -203,6 +204,7 @@ NOT_CARRIED = {
             ("first_byte_is_tls", "started", "refused_tls", "introduced",
              "application_name_override", "startup_params", "known", "proof"), LOGIN),
         "forgotten": "no note that is carried is older",
+        "last_close": "as what its server owes is put in",
         "on_console": "the console is not handed over",
     },
     "Server": {
@@ -210,7 +212,7 @@ NOT_CARRIED = {
             ("state", "pool", "client", "app", "login", "address", "host", "phase",
              "address_text", "cancel_key", "backend_pid", "tracked", "unasked"), PLACE),
         **dict.fromkeys(
-            ("cancels", "release_due", "place_due", "crowded", "remain", "fakes_due",
+            ("cancels", "release_due", "place_due", "held_up", "reworded", "remain", "fakes_due",
              "skipping", "error", "peer", "cancel_for"), STILL),
         "equal_to": CACHE,
         "ledger": "field by field, below",
@@ -219,7 +221,8 @@ NOT_CARRIED = {
     },
     "Ledger": {
         **dict.fromkeys(
-            ("items", "inline_items", "head", "count", "capacity", "goals", "syncs"),
+            ("items", "inline_items", "head", "count", "capacity", "goals", "syncs",
+             "synced"),
             "as its entries are put in"),
         "syncs_known": CACHE,
         "forgotten": "no note that is carried is older",

@@ -27,6 +27,7 @@ UNITS = {
     "query behind a bad Execute": [f.parse("", "fail"), DO, Q, f.SYNC],
     "in a transaction": [BEGIN, BAD, DO, Q, f.SYNC, f.query("rollback")],
     "flush between": [BAD, DO, f.FLUSH, Q, f.FLUSH, f.SYNC],
+    "named Parse behind it": [BAD, NAMED, Q, f.SYNC, NAMED, f.SYNC],
     "Close behind it": [BAD, Q, f.SYNC, f.close("no"), f.SYNC],
     "Close behind a function call": [BAD, F, f.SYNC, f.close("no"), f.SYNC],
     "good work, then a query": [GOOD, Q, f.SYNC],
@@ -73,6 +74,17 @@ def test_error_reaches_as_far_as_in_postgresql(relay, name, cut, prepared):
 def test_error_reaches_as_far_in_session_mode(relay, name):
     expected, heard = both(relay, UNITS[name], mode=SESSION)
     assert heard == expected
+
+
+def test_flush_of_nothing_takes_no_server(relay):
+    """It was sent to a server, which owes no answer to it, and so was kept for ever."""
+    r = give_backends(relay())
+    client, other = r.client(), r.client()
+    assert f.codes(client.ask(f.FLUSH, f.query("select 1"))) == "TDCZ"
+    assert client.ask(f.FLUSH) == b""
+    assert f.rows(other.ask(f.query("select mine"))) == [b"mine"]
+    assert f.codes(client.ask(f.FLUSH, f.parse("", "select 2"), f.FLUSH)) == "1"
+    assert f.codes(client.ask(f.SYNC)) == "Z"
 
 
 def test_name_of_a_skipped_parse_is_free(relay):

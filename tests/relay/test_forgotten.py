@@ -84,11 +84,12 @@ def test_statements_are_evicted_and_forgotten_at_once(relay, forget, behind):
 
 @pytest.mark.parametrize("forget", FORGET)
 @pytest.mark.parametrize("message", [f.bind("foo"), f.describe("foo")])
-def test_unknown_name_behind_it_ends_its_client_alone(relay, forget, message):
+def test_unknown_name_behind_it_is_refused(relay, forget, message):
     r = give_backends(relay())
     client, other = r.client(), r.client()
-    client.ask(FORGET[forget][0], message, f.SYNC)
-    assert client.client.closed
+    got = client.ask(FORGET[forget][0], message, f.SYNC)
+    assert f.codes(got) == FORGET[forget][1] + "EZ"
+    assert f.errors(got) == ['prepared statement "foo" does not exist']
     assert f.rows(other.ask(f.query("select mine"))) == [b"mine"]
 
 
