@@ -28,6 +28,7 @@ from bouncer.relay.statements cimport (
     statement_for)
 from bouncer.relay.stream cimport Stream
 from bouncer.wire.codes cimport FE_CLOSE, FE_PARSE
+from bouncer.wire.framer cimport buf_put, buf_size
 
 cdef object REQUIRED = object()     # absent: not understood
 cdef object LONGEST = 2 ** 63 - 1   # of a clock, a number of anything
@@ -131,6 +132,10 @@ cdef int client_fields(Client client, told) except -1:
         "replication", client.replication, most=REPLICATIONS)
     client.startup_options = told.text(
         "startup_options", client.startup_options, client.startup_options)
+    parse = told.text("unnamed_parse", text_of(unnamed_of(client)), None)
+    client.unnamed = told.number("unnamed", client.unnamed, 0)
+    if told.putting:
+        put_unnamed(client, parse)
     put_names(client, told.entries("names", names_of(client), []), told)
     put_refused(client, told.entries("refused", [], []), told)
     return 0
@@ -149,14 +154,33 @@ cdef int server_fields(Server server, told) except -1:
     server.fatal = told.flag("fatal", server.fatal, False)
     # An older process of ours does not tell these two: take the careful side.
     server.doubting = told.flag("doubting", server.doubting, True)
-    server.own_unnamed = told.flag(
-        "own_unnamed", server.own_unnamed, server.client is not None)
+    unnamed_fields(server, told)
     server.replication = told.number(
         "replication", server.replication, most=REPLICATIONS)
     server.close_needed = told.flag("close_needed", server.close_needed)
     put_prepared(server, told.entries("prepared", prepared_of(server)), told)
     put_owed(server, told.entries("owed", owed_of(server)), told)
     return ledger_fields(server.ledger, told)
+
+
+cdef int unnamed_fields(Server server, told) except -1:
+    """Whose unnamed statement *server* has; its client has told its own before."""
+    cdef Client client = server.client
+    cdef bint own = client is not None and client.unnamed == server.unnamed
+    own = told.flag("own_unnamed", own and server.unnamed, client is not None)
+    server.unnamed = told.number("unnamed", server.unnamed, 0)
+    if not told.putting:
+        return 0
+    if not own:
+        # Which client's it is: none of those that are carried, as far as we know.
+        server.unnamed = next_note()
+    elif client is None:
+        raise ValueError("own_unnamed: of no client")
+    else:
+        if client.unnamed == 0:     # an older process of ours has not told it
+            client.unnamed = next_note()
+        server.unnamed = client.unnamed
+    return 0
 
 
 cdef int ledger_fields(Ledger ledger, told) except -1:
@@ -188,6 +212,28 @@ cdef int ledger_fields(Ledger ledger, told) except -1:
 cdef tuple described(Statement statement):
     return None if statement is None else (
         statement.number, text_of(statement.key), text_of(statement.scope))
+
+
+cdef bytes unnamed_of(Client client):
+    if buf_size(&client.unnamed_parse) == 0:
+        return None
+    return client.unnamed_parse.data[:client.unnamed_parse.end]
+
+
+cdef int put_unnamed(Client client, parse) except -1:
+    """A Parse as it is sent: it must be one, and without a name."""
+    cdef bytes raw
+    if client.unnamed:
+        client.unnamed = next_note()    # of ours, so that it is nobody else's
+    if parse is None:
+        return 0
+    raw = bytes_of(parse)
+    if (not client.unnamed or raw[:1] != b"P" or raw[5:6] != b"\0"
+            or int.from_bytes(raw[1:5], "big") != len(raw) - 1):
+        raise ValueError("unnamed_parse: no Parse")
+    check_parse(raw[6:])
+    buf_put(&client.unnamed_parse, <const char*>raw, len(raw))
+    return 0
 
 
 cdef list names_of(Client client):
@@ -261,7 +307,7 @@ cdef list owed_of(Server server):
     for i in range(server.ledger.count):
         entry = server.ledger.at(i)
         note = None
-        if entry.note != NULL:
+        if entry.note != NULL and isinstance(<object>entry.note, Pending):
             pending = <Pending>entry.note
             note = (text_of(pending.name), described(pending.statement),
                     bool(pending.seen), pending.group)
@@ -432,7 +478,8 @@ def owes_unknown(Server server not None):
     unnamed statement: it may have, and would miss it.
     """
     server.ledger.unsure = True
-    server.own_unnamed = True
+    if server.client is not None:
+        server.client.unnamed = server.unnamed = next_note()
 
 
 def let_go(Stream stream not None):

@@ -13,7 +13,7 @@ from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.server cimport Server
 from bouncer.relay.statements cimport (
-    NameEntry, NameTable, Pending, Prepared, Statement)
+    NameEntry, NameTable, Pending, Prepared, Statement, Unnamed)
 from bouncer.relay.tracked cimport TrackedParams
 from bouncer.wire.framer cimport Buf
 
@@ -59,6 +59,8 @@ cdef class Client(Stream):
         public TrackedParams tracked
         NameTable names         # prepared statements; None until the first
         uint64_t forgotten      # what was parsed up to this note is none of its names
+        uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
+        Buf unnamed_parse       # that Parse; empty when it was too long to be kept
         uint64_t last_close     # note of the latest Close that we answer in its turn
         # Known after login; who it is
         public object app       # contracts: begins the login, hears of the end
@@ -119,8 +121,10 @@ cdef class Client(Stream):
                                   Py_ssize_t size, Buf* composed) except -2
     cdef Py_ssize_t close_statement(self, const char* name, Py_ssize_t size,
                                     Py_ssize_t total) except -2
-    cdef int unnamed_message(self, Server server, int code, char kind,
-                             Buf* composed) except -1
+    cdef object change_unnamed(self, Server server, const char* p,
+                               Py_ssize_t count)
+    cdef object unnamed_now(self, Server server, bint of_client)
+    cdef int fit_unnamed(self, Server server, Buf* composed) except -1
     cdef int note_forgetting(self, Server server, const char* p,
                              Py_ssize_t count, bint whole) except -1
     cdef Pending name_statement(self, bytes name, Statement statement)

@@ -19,20 +19,21 @@ from bouncer.relay.server cimport AWAITED, MOST_OWED, PH_APPLY, Server
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT
 from bouncer.relay.statements cimport (
     MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending, Prepared,
-    PreparedSet, Statement, holds_forgetting, statement_for, unused_number)
+    PreparedSet, Statement, Unnamed, holds_forgetting, statement_for, unused_number)
 from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
     FE_EXECUTE, FE_FLUSH, FE_FUNCTION_CALL, FE_PARSE, FE_PASSWORD, FE_QUERY,
     FE_SYNC, FE_TERMINATE, STATUS_FAILED)
 from bouncer.wire.framer cimport (
-    HEADER, Buf, be32, buf_append, buf_free, buf_room, buf_size, put32)
+    HEADER, Buf, be32, buf_append, buf_free, buf_put, buf_room, buf_size, put32)
 from bouncer.wire.messages import error_response
 
 cdef enum:
     SSL_REQUEST = 80877103      # PostgreSQL protocol, SSLRequest
     MOST_A_TURN = 2000          # messages of one client before others have a turn
     LONGEST_NAME = 1024         # bytes of a statement's or portal's name
+    LONGEST_UNNAMED = 65536     # of a Parse that a client keeps to say it again
     LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
 
 cdef uint64_t FOREVER = <uint64_t>-1    # a note that is never made
@@ -78,6 +79,32 @@ cdef inline const char* name_end(const char* p, Py_ssize_t count) noexcept:
     return <const char*>memchr(p, 0, min(count, LONGEST_NAME + 1))
 
 
+cdef enum About:                # what a NAMED message is about
+    NO_STATEMENT = 0            # a portal, or nobody knows
+    UNNAMED_STATEMENT = 1
+    NAMED_STATEMENT = 2
+    CUT = 3                     # what tells has not come yet
+
+
+cdef inline int about(int code, const char* body, Py_ssize_t left) noexcept:
+    """What a Parse, Bind, Describe or Close is about; *left* bytes of it are here."""
+    cdef const char* stop
+    if code == FE_BIND:
+        stop = name_end(body, left)         # of the portal
+        if stop == NULL:
+            return CUT
+        left -= stop + 1 - body
+        body = stop + 1
+    elif code != FE_PARSE:
+        if left > 0 and body[0] != b"S":
+            return NO_STATEMENT
+        body += 1
+        left -= 1
+    if left < 1:
+        return CUT
+    return NAMED_STATEMENT if body[0] else UNNAMED_STATEMENT
+
+
 cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
     """Does a Parse body hold, behind its name, a text and all its types?"""
     cdef const char* stop = <const char*>memchr(p, 0, count) if count > 0 else NULL
@@ -87,6 +114,13 @@ cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
     rest = count - (stop + 1 - p)
     return rest >= 2 and rest - 2 >= 4 * (
         (<Py_ssize_t><uint8_t>stop[1] << 8) | <uint8_t>stop[2])
+
+
+cdef Buf* scratch(Poller poller, Buf* own) noexcept:
+    """The buffer that a rewritten output is put together in: *own* while it is busy."""
+    if buf_size(&poller.scratch) == 0:
+        return &poller.scratch
+    return own
 
 
 cdef Pending named(bytes name):
@@ -112,6 +146,9 @@ cdef int put_message(Buf* composed, int code, bytes head, const char* rest,
 
 cdef class Client(Stream):
     """A connection from an application."""
+
+    def __dealloc__(self):
+        buf_free(&self.unnamed_parse)
 
     def __init__(self, Poller poller not None, int fd, app, listener):
         self.come(poller, fd, app, listener)
@@ -193,6 +230,8 @@ cdef class Client(Stream):
         cdef int code = 0, kind
         cdef int ending = NOT_ENDING    # the Kind of message that ends the client
         cdef bint full = False          # the server owes too much already
+        cdef int what                   # About
+        cdef object note
         cdef int turn = MOST_A_TURN     # messages that may still be looked at
         cdef uint32_t length
         cdef Buf* composed = NULL       # rewritten output, once there is any
@@ -277,36 +316,35 @@ cdef class Client(Stream):
                         and not server.ledger.is_skipping()):
                     full = True         # a Sync that ends a failure settles it all
                     break
-                if (kind == NAMED and self.pool.max_prepared > 0
-                        and self.pool.mode != SESSION and self.replication == 0):
-                    if composed == NULL:
-                        if (poller.scratch.data != NULL
-                                and buf_size(&poller.scratch) == 0):
-                            composed = &poller.scratch
-                        elif poller.scratch.data == NULL:
-                            buf_room(&poller.scratch, 65536)
-                            composed = &poller.scratch
-                        else:
-                            composed = &own
-                    if pos > start:
-                        # What stands before a rewritten message goes out before it.
-                        buf_append(composed, p + start, pos - start)
-                        start = pos
-                    done = self.statement_message(
-                        p + pos, count - pos, code, length, composed)
-                    if done == -1 or self.closed:
-                        break           # cut, waiting or closed
-                    if done > 0:
-                        server = self.server
-                        pos += done
-                        start = pos
-                        if buf_size(composed) > HIGH_WATER and pos < count:
-                            # A few bytes may make us parse a long text again.
-                            self.pass_on(server, NULL, 0, composed)
-                            if buf_size(&server.out) == 0:
-                                self.end_turn()     # or else `drained` goes on
-                            break
-                        continue
+                what = NO_STATEMENT
+                if (kind == NAMED and self.pool.mode != SESSION
+                        and self.replication == 0):
+                    what = about(code, p + pos + HEADER, min(
+                        count - pos, <Py_ssize_t>length + 1) - HEADER)
+                    if what >= NAMED_STATEMENT and self.pool.max_prepared > 0:
+                        if composed == NULL:
+                            composed = scratch(poller, &own)
+                        if pos > start:
+                            # It goes out before a rewritten message.
+                            buf_append(composed, p + start, pos - start)
+                            start = pos
+                        done = self.statement_message(
+                            p + pos, count - pos, code, length, composed)
+                        if done == -1 or self.closed:
+                            break           # cut, waiting or closed
+                        if done > 0:
+                            server = self.server
+                            pos += done
+                            start = pos
+                            if buf_size(composed) > HIGH_WATER and pos < count:
+                                # A few bytes may make us parse a long text again.
+                                self.pass_on(server, NULL, 0, composed)
+                                if buf_size(&server.out) == 0:
+                                    self.end_turn()     # or else `drained` goes on
+                                break
+                            continue
+                    elif what == CUT and count - pos <= <Py_ssize_t>length:
+                        break
                 if server is None:
                     if buf_size(&self.out) > 0 and self.is_slow():
                         break
@@ -323,16 +361,31 @@ cdef class Client(Stream):
                     if code == FE_QUERY and refuse_simple_query:
                         ending = REQUEST
                         break
+                note = None
+                if what == UNNAMED_STATEMENT:
+                    if code == FE_PARSE or code == FE_CLOSE:
+                        if (count - pos <= <Py_ssize_t>length
+                                and length < LONGEST_UNNAMED):
+                            break           # kept whole
+                        note = self.change_unnamed(server, p + pos, length + 1)
+                    elif server.unnamed != self.unnamed:
+                        if composed == NULL:
+                            composed = scratch(poller, &own)
+                        buf_append(composed, p + start, pos - start)
+                        start = pos
+                        self.fit_unnamed(server, composed)
+                elif code == FE_QUERY and (self.unnamed or server.unnamed):
+                    note = self.change_unnamed(server, p + pos, length + 1)
                 self.pool.client_bytes += <int64_t>length + 1
-                if kind == NAMED and composed != NULL and not server.own_unnamed:
-                    self.unnamed_message(server, code, p[pos + HEADER], composed)
                 if ((server.prepared is not None or self.names is not None)
                         and (code == FE_QUERY or code == FE_PARSE)):
                     self.note_forgetting(
                         server, p + pos, min(count - pos, <Py_ssize_t>length + 1),
                         count - pos > length)
                 if code != FE_FLUSH:
-                    server.owe(code)
+                    server.owe(code, note)
+                    if code == FE_PARSE and what == UNNAMED_STATEMENT:
+                        server.ledger.at(server.ledger.count - 1).unnamed = True
                 self.dropping = False
                 self.remain = <int64_t>length + 1
             if not self.closed and server is not None and self.server is server:
@@ -742,19 +795,51 @@ cdef class Client(Stream):
         return 0
 
     @nonecheck(False)
-    cdef int unnamed_message(self, Server server, int code, char kind,
-                             Buf* composed) except -1:
-        """See that nobody uses the unnamed statement of another client.
+    cdef object change_unnamed(self, Server server, const char* p, Py_ssize_t count):
+        """Parse or Close of the unnamed statement, or a Query, which destroys it.
 
-        It stays on the server when its client goes. Who has parsed none since it got
-        the server finds none: PostgreSQL says so (26000).
+        The server is told; we note whose statement it has from now on, and keep the
+        Parse: at another server it is said again. Returns what was before, where this
+        may be skipped; else None.
         """
-        if code == FE_PARSE:
-            server.own_unnamed = True
-        elif code == FE_BIND or (code == FE_DESCRIBE and kind == b"S"):
+        cdef object before = None
+        if not server.ledger.is_sure():
+            before = self.unnamed_now(server, True)
+        if p[0] == FE_PARSE:
+            self.unnamed = server.unnamed = next_note()
+            if count <= LONGEST_UNNAMED:
+                buf_put(&self.unnamed_parse, p, count)
+            else:
+                buf_free(&self.unnamed_parse)
+        else:
+            self.unnamed = server.unnamed = 0
+            buf_free(&self.unnamed_parse)
+        return before
+
+    cdef object unnamed_now(self, Server server, bint of_client):
+        cdef Unnamed now = Unnamed.__new__(Unnamed)
+        now.of_client = of_client
+        now.server = server.unnamed
+        now.client = self.unnamed
+        if buf_size(&self.unnamed_parse):
+            now.text = self.unnamed_parse.data[:self.unnamed_parse.end]
+        return now
+
+    cdef int fit_unnamed(self, Server server, Buf* composed) except -1:
+        """See that a Bind or Describe finds the client's own unnamed statement.
+
+        A server keeps one when its client goes: somebody else's. Where this client has
+        none, or its text was too long to be kept, PostgreSQL shall find none (26000).
+        """
+        cdef int code = FE_CLOSE
+        if self.unnamed and buf_size(&self.unnamed_parse):
+            code = FE_PARSE
+            buf_append(composed, self.unnamed_parse.data, self.unnamed_parse.end)
+        else:
             buf_append(composed, b"C\0\0\0\6S\0", 7)
-            server.ledger.push(FE_CLOSE, SWALLOW, None)
-            server.own_unnamed = True       # what is there now is nobody's
+        server.ledger.push(code, SWALLOW, self.unnamed_now(server, False))
+        server.ledger.at(server.ledger.count - 1).unnamed = code == FE_PARSE
+        server.unnamed = self.unnamed if code == FE_PARSE else 0
         return 0
 
     cdef int note_forgetting(self, Server server, const char* p,
@@ -1002,6 +1087,7 @@ cdef class Client(Stream):
         self.shut()
         if self.names is not None:
             self.names.clear()
+        buf_free(&self.unnamed_parse)
         self.door.gone(self)
         return 0
 

@@ -45,6 +45,7 @@ cdef enum:
 cdef struct Owed:
     uint8_t kind                # the request's message code
     uint8_t action
+    bint unnamed                # a Parse of the client's unnamed statement
     PyObject* note              # owned; a statements.Pending, or NULL
     uint64_t behind             # the last note that was made when it came
 
@@ -97,6 +98,7 @@ cdef class Ledger:
     # How things stand
     cdef bint is_even(self) noexcept
     cdef bint is_skipping(self) noexcept
+    cdef bint is_sure(self) noexcept
     cdef bint is_settled(self, uint64_t note) noexcept
     cdef bint is_open(self, uint64_t note) noexcept
 

@@ -57,6 +57,7 @@ cdef class Ledger:
         entry = self.at(self.count - 1)
         entry.kind = kind
         entry.action = action
+        entry.unnamed = False
         entry.note = NULL
         entry.behind = last_note
         if note is not None:
@@ -309,6 +310,10 @@ cdef class Ledger:
         A Sync that is owed was sent behind what has failed: it goes on from there.
         """
         return self.reach == TO_SYNC and self.syncs == 0 and self.count > 0
+
+    cdef bint is_sure(self) noexcept:
+        """Can what is asked now not be skipped, since nothing before it may fail?"""
+        return not self.unsynced or self.count == 0
 
     cdef bint is_settled(self, uint64_t note) noexcept:
         """Has the request with this note, which was owed here, been answered?"""

@@ -10,7 +10,8 @@ from bouncer.relay.checked cimport CHECKED, check_server_move
 from bouncer.relay.client cimport Client
 from bouncer.relay.ledger cimport Ledger
 from bouncer.relay.pool cimport Pool
-from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Statement
+from bouncer.relay.statements cimport (
+    Pending, Prepared, PreparedSet, Statement, Unnamed)
 from bouncer.relay.tracked cimport TrackedParams
 
 cdef enum ServerState:
@@ -71,7 +72,7 @@ cdef class Server(Stream):
         bint doubting           # it has contradicted what we know of *prepared*
         uint64_t forgetting     # what was parsed up to this note is perhaps gone soon
         bytes reworded          # an ErrorResponse that goes out instead of this one
-        bint own_unnamed        # the linked client has parsed the unnamed statement
+        uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
         public bytes cancel_key
         public bytes error      # first ErrorResponse while we were asking
@@ -111,8 +112,10 @@ cdef class Server(Stream):
     cdef int note_scope(self) except -1
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1
     cdef int skipped(self, uint32_t index) except -1
+    cdef int unnamed_skipped(self, Unnamed before) except -1
+    cdef int unnamed_failed(self) except -1
     # Called by clients and pools
-    cdef int owe(self, int code) except -1
+    cdef int owe(self, int code, object note) except -1
     cdef int ask(self, bytes query, int phase) except -1
     cdef bint is_clean(self) except -1
     cdef str why_unclean(self)

@@ -15,13 +15,13 @@ from bouncer import log
 from bouncer.relay.client cimport CL_WAITING, Client
 from bouncer.relay.ledger cimport (
     COPY_FAILED, COPY_NONE, FAKE, FORWARD, LATE, NO_ERROR, OURS, PASSES, PROBED,
-    REFUSED, STRANGE, SWALLOW, TO_SYNC, Ledger, Owed, notes_made)
+    REFUSED, STRANGE, SWALLOW, Ledger, Owed, is_goal, notes_made)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
 from bouncer.relay.statements cimport (
-    TOO_MANY, NameTable, Pending, Prepared, PreparedSet)
+    TOO_MANY, NameTable, Pending, Prepared, PreparedSet, Unnamed)
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.tracked cimport (
     applied, changed, is_followed, is_unasked, means_something, merged, tracked_index)
@@ -29,7 +29,7 @@ from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_DATA_ROW, BE_ERROR,
     BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE, FE_FUNCTION_CALL, FE_PARSE,
     FE_QUERY, FE_SYNC, STATUS_IDLE)
-from bouncer.wire.framer cimport HEADER, be32, buf_size
+from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 
 cdef enum:
     WHOLE_LIMIT = 65536         # largest message of a server that we look into
@@ -350,7 +350,8 @@ cdef class Server(Stream):
         """The head is about to be settled: a Parse is now known to have worked."""
         cdef Owed* head = self.ledger.at(0)
         cdef Pending pending
-        if head.kind == FE_PARSE and head.note != NULL and self.prepared is not None:
+        if (head.kind == FE_PARSE and head.note != NULL and self.prepared is not None
+                and not head.unnamed):
             pending = <Pending>head.note
             if pending.statement is None:
                 return 0
@@ -392,7 +393,11 @@ cdef class Server(Stream):
         cdef uint32_t i
         # Undone from the last to the first: each was done on top of those before.
         for i in range(count, 0, -1):
-            if not failed and ledger.at(i - 1).kind == FE_CLOSE \
+            if i == count and is_goal(ledger.at(i - 1).kind):
+                continue                # answered by this very message
+            if failed and i == 1 and ledger.at(0).unnamed:
+                self.unnamed_failed()
+            elif not failed and ledger.at(i - 1).kind == FE_CLOSE \
                     and ledger.at(i - 1).action == SWALLOW:
                 ledger.late_closes += 1
             else:
@@ -409,6 +414,8 @@ cdef class Server(Stream):
         cdef Client client = self.client
         if entry.note == NULL:
             return 0
+        if isinstance(<object>entry.note, Unnamed):
+            return self.unnamed_skipped(<Unnamed>entry.note)
         pending = <Pending>entry.note
         if pending.statement is None:
             return 0                # nothing to bring back
@@ -437,6 +444,29 @@ cdef class Server(Stream):
             if client.names.entry_of(pending.name, len(pending.name)) == NULL:
                 client.names.put(
                     pending.name, pending.statement, pending.number, True)
+        return 0
+
+    cdef int unnamed_failed(self) except -1:
+        """A Parse without a name was refused: it has destroyed what was there."""
+        cdef Client client = self.client
+        if client is not None and (
+                client.unnamed == self.unnamed and self.ledger.at(0).action == FORWARD):
+            client.unnamed = 0
+            buf_free(&client.unnamed_parse)
+        self.unnamed = 0
+        return 0
+
+    cdef int unnamed_skipped(self, Unnamed before) except -1:
+        """What would have changed the unnamed statement never came to be."""
+        cdef Client client = self.client
+        self.unnamed = before.server
+        if client is None or not before.of_client:
+            return 0
+        client.unnamed = before.client
+        if before.text is None:
+            buf_free(&client.unnamed_parse)
+        else:
+            buf_put(&client.unnamed_parse, <const char*>before.text, len(before.text))
         return 0
 
     @nonecheck(False)
@@ -705,7 +735,8 @@ cdef class Server(Stream):
         cdef Owed* head = self.ledger.at(0)
         cdef Client client = self.client
         cdef NameTable names
-        if head.note != NULL and (<Pending>head.note).name is not None:
+        if (head.note != NULL and isinstance(<object>head.note, Pending)
+                and (<Pending>head.note).name is not None):
             return (<Pending>head.note).name
         names = None if client is None else client.names
         if names is None or not number.isdigit():
@@ -733,11 +764,11 @@ cdef class Server(Stream):
     # Called by clients and pools
 
     @nonecheck(False)
-    cdef int owe(self, int code) except -1:
+    cdef int owe(self, int code, object note) except -1:
         """The client asked for something: count it until it is answered."""
         if self.ledger.copy == COPY_FAILED and code == FE_SYNC:
             self.copy_given_up()        # no CopyDone came: Sync ends it as well
-        return self.ledger.push(code, FORWARD, None)
+        return self.ledger.push(code, FORWARD, note)
 
     @nonecheck(False)
     cdef bint is_clean(self) except -1:

@@ -36,6 +36,15 @@ cdef class Pending:
         uint64_t made           # of a Close: number of the Parse that it undoes
 
 
+cdef class Unnamed:
+    """What was the unnamed statement before a request that may be skipped."""
+    cdef:
+        bint of_client          # its client's changes, too, not only the server's
+        uint64_t server         # as Server.unnamed
+        uint64_t client         # as Client.unnamed
+        bytes text              # as Client.unnamed_parse
+
+
 cdef enum:
     MOST_NAMES = 10000          # statements that a client may have prepared
     MOST_TEXT = 33554432        # bytes of their texts; of those on one server, too

@@ -62,6 +62,10 @@ cdef class Pending:
     pass
 
 
+cdef class Unnamed:
+    pass
+
+
 cdef Statement statement_for(bytes key, bytes scope):
     """The statement of this text; the caller counts itself in as a user."""
     cdef tuple place = (scope, key)

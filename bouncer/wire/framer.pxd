@@ -98,3 +98,19 @@ cdef inline void buf_consume(Buf* buf, Py_ssize_t count) noexcept nogil:
     buf.start += count
     if buf.start >= buf.end:
         buf_free(buf)
+
+
+cdef inline int buf_put(Buf* buf, const char* p, Py_ssize_t count) except -1:
+    """Let *buf* hold these bytes alone, in hardly more room than they need."""
+    if buf.capacity < count or buf.capacity > 2 * count + 128:
+        buf_free(buf)
+        buf.data = <char*>malloc(count)
+        if buf.data == NULL:
+            raise MemoryError()
+        if COUNTED:
+            count_buffer(1)
+        buf.capacity = count
+    memcpy(buf.data, p, count)
+    buf.start = 0
+    buf.end = count
+    return 0

@@ -331,7 +331,8 @@ class Backend:
                 self.say(f.copy_data(" ".join(words[3:]).encode()))
             self.say(f.message(b"c"), f.complete(f"COPY {words[2]}"))
         elif words in (["deallocate", "all"], ["discard", "all"]):
-            self.statements.clear()
+            unnamed = {"": self.statements[""]} if "" in self.statements else {}
+            self.statements = unnamed  # it is none of those that have names
             if verb == "discard":
                 self.portals.clear()
                 self.values = dict(self.defaults)

@@ -163,7 +163,7 @@ def test_requests_that_postgresql_skips_are_not_remembered(relay):
     client = r.client()
     client.send(f.bind(""), f.FLUSH)
     server = r.servers[0]
-    server.send(f.CLOSE_COMPLETE, f.error("26000", "no such statement"))
+    server.send(f.error("26000", "no such statement"))
     assert client.codes() == "E"
     server.take()
     for _ in range(100):

@@ -3,6 +3,8 @@
 import pytest
 
 from tests.relay import frames as f
+from tests.relay.backend import Backend
+from tests.relay.harness import DEFAULTS, give_backends
 
 OK = f.PARSE_COMPLETE + f.ready()
 
@@ -372,14 +374,94 @@ def test_unnamed_statement_of_another_client_is_not_there(relay):
     server = r.servers[0]
     server.send(OK)
     server.take()
-    for asked in (f.bind(""), f.describe("")):
-        second.send(asked, f.SYNC)
-        assert server.take() == f.close("") + asked + f.SYNC
-        server.send(f.CLOSE_COMPLETE, f.error("26000", "none"), f.ready())
-        assert second.codes() == "EZ"
+    second.send(f.bind(""), f.SYNC)
+    assert server.take() == f.close("") + f.bind("") + f.SYNC
+    server.send(f.CLOSE_COMPLETE, f.error("26000", "none"), f.ready())
+    assert second.codes() == "EZ"
+    second.send(f.describe(""), f.SYNC)
+    assert server.take() == f.describe("") + f.SYNC
+    server.send(f.error("26000", "none"), f.ready())
+    assert second.codes() == "EZ"
     own = f.parse("", "x") + f.bind("") + f.describe("", b"P") + f.execute() + f.SYNC
     second.send(own)
     assert server.take() == own
+
+
+UNIT = f.bind("") + f.execute() + f.SYNC
+SELECT = f.parse("", "select one") + f.describe("") + f.SYNC
+# What one client sends; another has its own unnamed statement on the same server, and
+# says it again wherever "|" stands.
+UNNAMED = {
+    "behind its own Sync": [SELECT, "|", UNIT],
+    "again and again": [SELECT, "|", UNIT, "|", UNIT, "|", f.describe(""), f.SYNC],
+    "none of its own": ["|", UNIT],
+    "none, and another's": ["|", f.describe("") + f.SYNC, "|", UNIT],
+    "a Query destroys it": [SELECT, "|", f.query("select q"), "|", UNIT],
+    "... where it was": [SELECT, f.query("select q"), UNIT],
+    "a Close destroys it": [SELECT, "|", f.close("") + f.SYNC, "|", UNIT],
+    "a refused Parse destroys it": [
+        SELECT, "|", f.parse("", "syntax error") + f.SYNC, "|", UNIT],
+    "... and then it is parsed": [
+        f.parse("", "syntax error") + f.SYNC, SELECT, "|", UNIT],
+    "a skipped Parse does not": [
+        SELECT, "|", f.bind("", "", "x") + f.describe("no", b"P")
+        + f.parse("", "select two") + f.SYNC, "|", UNIT],
+    "a skipped Query does not": [
+        SELECT, "|", f.describe("no", b"P") + f.query("select q") + f.SYNC, "|", UNIT],
+    "a skipped Close does not": [
+        SELECT, "|", f.describe("no", b"P") + f.close("") + f.SYNC, "|", UNIT],
+    "a refused one behind others": [
+        SELECT, "|", f.parse("", "select two") + f.parse("", "syntax error")
+        + f.parse("", "select three") + f.SYNC, "|", UNIT],
+    "the last of a unit": [
+        f.parse("", "select two") + f.bind("") + f.parse("", "select one") + f.SYNC,
+        "|", UNIT],
+    "an error behind it": [
+        f.parse("", "select one") + f.describe("no", b"P") + f.SYNC, "|", UNIT],
+    "all forgotten by DEALLOCATE": [
+        f.parse("", "deallocate all") + f.bind("") + f.execute() + f.SYNC, "|", UNIT],
+    "in the same write": [SELECT + UNIT, "|", UNIT + UNIT],
+    "long": [f.parse("", "select " + "one" * 20_000) + f.SYNC, "|", UNIT],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("prepared", [200, 0])
+@pytest.mark.parametrize("name", UNNAMED)
+def test_unnamed_statement_is_the_clients_own(relay, name, prepared, cut):
+    """Behind its own Sync, on a server that another client had meanwhile, it was not
+    there (26000), as it is in every driver that prepares first; or it was another
+    client's, with its rows."""
+    r = give_backends(relay(prepared=prepared))
+    direct = Backend(DEFAULTS)
+    client, other = r.client(), r.client()
+    for data in UNNAMED[name]:
+        if data == "|":
+            got = other.ask(f.parse("", "select secret") + UNIT)
+            assert f.rows(got) == [b"secret"]
+            continue
+        direct.receive(data)
+        if cut and len(data) < 1000:
+            client.drip(data)
+        else:
+            client.send(data)
+        assert client.take() == direct.out
+        direct.out = b""
+    assert f.rows(other.ask(UNIT)) == [b"secret"] * ("|" in UNNAMED[name])
+    assert r.servers[0].server.clean
+
+
+def test_unnamed_statement_of_any_length_is_nobody_elses(relay):
+    """One that is too long to be kept is gone at another server, but none is taken
+    for it."""
+    r = give_backends(relay())
+    client, other = r.client(), r.client()
+    text = "select " + "long" * 20_000
+    client.ask(f.parse("", text), f.SYNC)
+    assert f.rows(client.ask(UNIT)) == [b"long" * 20_000]
+    other.ask(f.parse("", "select secret"), f.SYNC)
+    assert f.errors(client.ask(UNIT)) == ["unnamed prepared statement does not exist"]
+    assert f.rows(other.ask(UNIT)) == [b"secret"]
 
 
 def test_unnamed_statement_lives_as_long_as_the_server_is_kept(relay):
