@@ -28,7 +28,7 @@ from bouncer.relay.statements cimport (
     statement_for)
 from bouncer.relay.stream cimport Stream
 from bouncer.wire.codes cimport FE_CLOSE, FE_PARSE
-from bouncer.wire.framer cimport buf_put, buf_size
+from bouncer.wire.framer cimport buf_free, buf_put, buf_size
 
 cdef object REQUIRED = object()     # absent: not understood
 cdef object LONGEST = 2 ** 63 - 1   # of a clock, a number of anything
@@ -496,6 +496,7 @@ def let_go(Stream stream not None):
             client.server.client = None
             client.server = None
         client.shut()
+        buf_free(&client.unnamed_parse)
         if client.names is not None:
             client.names.clear()
         client.door.gone(client)

@@ -121,8 +121,8 @@ cdef class Client(Stream):
                                   Py_ssize_t size, Buf* composed) except -2
     cdef Py_ssize_t close_statement(self, const char* name, Py_ssize_t size,
                                     Py_ssize_t total) except -2
-    cdef object change_unnamed(self, Server server, const char* p,
-                               Py_ssize_t count)
+    cdef int change_unnamed(self, Server server, const char* p,
+                            Py_ssize_t count) except -1
     cdef object unnamed_now(self, Server server, bint of_client)
     cdef int fit_unnamed(self, Server server, Buf* composed) except -1
     cdef int note_forgetting(self, Server server, const char* p,

@@ -90,7 +90,9 @@ cdef inline int about(int code, const char* body, Py_ssize_t left) noexcept:
     """What a Parse, Bind, Describe or Close is about; *left* bytes of it are here."""
     cdef const char* stop
     if code == FE_BIND:
-        stop = name_end(body, left)         # of the portal
+        stop = body
+        if left < 1 or body[0]:
+            stop = name_end(body, left)     # of the portal
         if stop == NULL:
             return CUT
         left -= stop + 1 - body
@@ -146,9 +148,6 @@ cdef int put_message(Buf* composed, int code, bytes head, const char* rest,
 
 cdef class Client(Stream):
     """A connection from an application."""
-
-    def __dealloc__(self):
-        buf_free(&self.unnamed_parse)
 
     def __init__(self, Poller poller not None, int fd, app, listener):
         self.come(poller, fd, app, listener)
@@ -231,7 +230,6 @@ cdef class Client(Stream):
         cdef int ending = NOT_ENDING    # the Kind of message that ends the client
         cdef bint full = False          # the server owes too much already
         cdef int what                   # About
-        cdef object note
         cdef int turn = MOST_A_TURN     # messages that may still be looked at
         cdef uint32_t length
         cdef Buf* composed = NULL       # rewritten output, once there is any
@@ -288,8 +286,8 @@ cdef class Client(Stream):
                     self.remain = <int64_t>length + 1
                     start = pos
                     continue
-                if server is not None and code != FE_SYNC and kind != COPYING \
-                        and server.ledger.is_skipping():
+                if (server is not None and server.ledger.is_skipping()
+                        and code != FE_SYNC and kind != COPYING):
                     # PostgreSQL would not look at it; we need not remember it.
                     if pos > start:
                         self.pass_on(server, p + start, pos - start, composed)
@@ -361,31 +359,28 @@ cdef class Client(Stream):
                     if code == FE_QUERY and refuse_simple_query:
                         ending = REQUEST
                         break
-                note = None
                 if what == UNNAMED_STATEMENT:
                     if code == FE_PARSE or code == FE_CLOSE:
                         if (count - pos <= <Py_ssize_t>length
                                 and length < LONGEST_UNNAMED):
                             break           # kept whole
-                        note = self.change_unnamed(server, p + pos, length + 1)
                     elif server.unnamed != self.unnamed:
                         if composed == NULL:
                             composed = scratch(poller, &own)
                         buf_append(composed, p + start, pos - start)
                         start = pos
                         self.fit_unnamed(server, composed)
-                elif code == FE_QUERY and (self.unnamed or server.unnamed):
-                    note = self.change_unnamed(server, p + pos, length + 1)
                 self.pool.client_bytes += <int64_t>length + 1
                 if ((server.prepared is not None or self.names is not None)
                         and (code == FE_QUERY or code == FE_PARSE)):
                     self.note_forgetting(
                         server, p + pos, min(count - pos, <Py_ssize_t>length + 1),
                         count - pos > length)
-                if code != FE_FLUSH:
-                    server.owe(code, note)
-                    if code == FE_PARSE and what == UNNAMED_STATEMENT:
-                        server.ledger.at(server.ledger.count - 1).unnamed = True
+                if (what == UNNAMED_STATEMENT if code == FE_PARSE or code == FE_CLOSE
+                        else code == FE_QUERY and (self.unnamed or server.unnamed)):
+                    self.change_unnamed(server, p + pos, <Py_ssize_t>length + 1)
+                elif code != FE_FLUSH:
+                    server.owe(code)
                 self.dropping = False
                 self.remain = <int64_t>length + 1
             if not self.closed and server is not None and self.server is server:
@@ -721,7 +716,8 @@ cdef class Client(Stream):
             return True
         if not ledger.is_open(entry.made):
             return False
-        if code == FE_PARSE or server.prepared is None:
+        if (code == FE_PARSE or server.prepared is None
+                or ledger.is_open(self.last_close)):
             return True
         item = server.prepared.find(<Statement>entry.statement)
         return item == NULL or item.made != entry.made
@@ -795,26 +791,28 @@ cdef class Client(Stream):
         return 0
 
     @nonecheck(False)
-    cdef object change_unnamed(self, Server server, const char* p, Py_ssize_t count):
-        """Parse or Close of the unnamed statement, or a Query, which destroys it.
+    cdef int change_unnamed(self, Server server, const char* p,
+                            Py_ssize_t count) except -1:
+        """Owe a Parse or Close of the unnamed statement, or a Query, which destroys it.
 
         The server is told; we note whose statement it has from now on, and keep the
-        Parse: at another server it is said again. Returns what was before, where this
-        may be skipped; else None.
+        Parse: at another server it is said again. Where this may be skipped we keep
+        what was before, too.
         """
-        cdef object before = None
-        if not server.ledger.is_sure():
-            before = self.unnamed_now(server, True)
-        if p[0] == FE_PARSE:
+        cdef int code = p[0]
+        if server.ledger.is_sure():
+            server.ledger.push(code, FORWARD, None)
+        else:
+            server.ledger.push(code, FORWARD, self.unnamed_now(server, True))
+        if code == FE_PARSE:
+            server.ledger.at(server.ledger.count - 1).unnamed = True
             self.unnamed = server.unnamed = next_note()
             if count <= LONGEST_UNNAMED:
-                buf_put(&self.unnamed_parse, p, count)
-            else:
-                buf_free(&self.unnamed_parse)
+                return buf_put(&self.unnamed_parse, p, count)
         else:
             self.unnamed = server.unnamed = 0
-            buf_free(&self.unnamed_parse)
-        return before
+        buf_free(&self.unnamed_parse)
+        return 0
 
     cdef object unnamed_now(self, Server server, bint of_client):
         cdef Unnamed now = Unnamed.__new__(Unnamed)

@@ -7,10 +7,11 @@ A client decides how long the ring grows and what the server says meanwhile, so
 nothing walks it for each message: what is asked of it often is counted.
 """
 
-from cpython.ref cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 
-from bouncer.wire.codes cimport FE_FUNCTION_CALL, FE_QUERY, FE_SYNC
+from bouncer.wire.codes cimport FE_COPY_DONE, FE_FUNCTION_CALL, FE_QUERY, FE_SYNC
 
 cdef enum Action:
     FORWARD = 0                 # the answer goes to the client
@@ -50,6 +51,14 @@ cdef struct Owed:
     uint64_t behind             # the last note that was made when it came
 
 
+cdef uint64_t last_note
+
+
+cdef inline bint is_goal(int kind) noexcept:
+    """Does PostgreSQL answer ReadyForQuery to it?"""
+    return kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL
+
+
 cdef class Ledger:
     cdef:
         Owed* items             # NULL while the inline piece suffices
@@ -72,6 +81,7 @@ cdef class Ledger:
         bint unsynced           # extended requests came since the last Sync
         bint mixed              # ... and a Query or FunctionCall among them
         uint32_t late_closes    # Closes of ours that a ReadyForQuery has overtaken
+    # Short ones, here so that they cost no call
     cdef inline Owed* at(self, uint32_t index) noexcept:
         """The entry so many behind the head; it must be there."""
         cdef Owed* items = self.items if self.items != NULL else self.inline_items
@@ -79,8 +89,98 @@ cdef class Ledger:
         if place >= self.capacity:
             place -= self.capacity
         return &items[place]
+
+    cdef inline int push(self, int kind, int action, object note) except -1:
+        """Owe one more; *note* is None or kept until the entry is settled."""
+        cdef Owed* entry
+        if self.count == self.capacity:
+            self.enlarge()
+        self.count += 1
+        entry = self.at(self.count - 1)
+        entry.kind = kind
+        entry.action = action
+        entry.unnamed = False
+        entry.note = NULL
+        entry.behind = last_note
+        if note is not None:
+            Py_INCREF(note)
+            entry.note = <PyObject*>note
+            next_note()         # what comes behind it is behind it
+        if action == FAKE:
+            return 0            # the server hears nothing of it
+        self.ready = False
+        if kind == FE_SYNC:
+            self.goals += 1
+            self.syncs += 1
+            self.group += 1
+            self.synced = last_note
+            self.unsynced = False
+        elif kind == FE_QUERY or kind == FE_FUNCTION_CALL:
+            self.goals += 1
+            self.mixed |= self.unsynced
+        elif kind != FE_COPY_DONE:
+            self.unsynced = True
+        return 0
+
+    cdef inline bint is_extra_ready(self) noexcept:
+        """Is this ReadyForQuery one that we do not count? (see copy_ended)"""
+        cdef Owed* head
+        if self.count == 0:
+            return False
+        head = self.at(0)
+        if head.kind == FE_QUERY and head.action == SWALLOW:
+            return not self.probed
+        return self.unsure and not self.spoke and head.kind != FE_SYNC
+
+    cdef inline bint answer_is_ours(self) noexcept:
+        """Does the server answer nothing to what is owed next?"""
+        cdef Owed* head
+        if self.count == 0:
+            return False
+        head = self.at(0)
+        return head.action == FAKE or head.kind == FE_COPY_DONE
+
+    cdef inline void pop(self) noexcept:
+        """Settle the head."""
+        cdef Owed* entry = self.at(0)
+        cdef PyObject* note = entry.note
+        cdef int kind = entry.kind
+        if is_goal(kind):
+            self.goals -= 1
+            if kind == FE_SYNC:
+                self.syncs -= 1
+        if self.syncs_known:
+            self.syncs_known -= 1
+        self.head += 1
+        if self.head == self.capacity:
+            self.head = 0
+        self.count -= 1
+        if self.count == 0:
+            self.head = 0
+            if self.items != NULL:      # a burst is over: give the memory back
+                free(self.items)
+                self.items = NULL
+                self.capacity = OWED_INLINE
+        Py_XDECREF(note)
+
+    cdef inline bint is_even(self) noexcept:
+        """Does it owe nothing, and wait for a request outside of a transaction?"""
+        return (self.ready and self.count == 0 and not self.unsure
+                and self.copy == COPY_NONE)
+
+    cdef inline bint is_skipping(self) noexcept:
+        """Does PostgreSQL throw away all that comes before a Sync?
+
+        A Sync that is owed was sent behind what has failed: it goes on from there.
+        """
+        return self.reach == TO_SYNC and self.syncs == 0 and self.count > 0
+
+    cdef inline bint is_sure(self) noexcept:
+        """Can what is asked now not be skipped, since nothing before it may fail?"""
+        return not self.unsynced or self.count == 0
+
     # Asked
-    cdef int push(self, int kind, int action, object note) except -1
+    cdef int enlarge(self) except -1
     # Heard
     cdef int heard(self, int code) noexcept
     cdef uint32_t settled_by_ready(self) noexcept
@@ -88,24 +188,12 @@ cdef class Ledger:
     cdef bint is_copy_in(self) noexcept
     cdef bint answers(self, int code) noexcept
     cdef int error_heard(self) noexcept
-    cdef bint is_extra_ready(self) noexcept
-    cdef bint answer_is_ours(self) noexcept
     # Settled
-    cdef void pop(self) noexcept
     cdef void clear(self) noexcept
     cdef void cut(self, uint32_t count) noexcept
-    cdef int enlarge(self) except -1
     # How things stand
-    cdef bint is_even(self) noexcept
-    cdef bint is_skipping(self) noexcept
-    cdef bint is_sure(self) noexcept
     cdef bint is_settled(self, uint64_t note) noexcept
     cdef bint is_open(self, uint64_t note) noexcept
-
-
-cdef inline bint is_goal(int kind) noexcept:
-    """Does PostgreSQL answer ReadyForQuery to it?"""
-    return kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL
 
 
 cdef uint64_t next_note() noexcept

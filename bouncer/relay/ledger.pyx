@@ -9,7 +9,7 @@ away up to the next Sync, Query and FunctionCall included (PostgreSQL protocol,
 "Extended Query" and "Pipelining").
 """
 
-from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
+from cpython.ref cimport Py_XDECREF, PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -21,7 +21,7 @@ from bouncer.wire.codes cimport (
     BE_PORTAL_SUSPENDED, BE_ROW_DESCRIPTION, FE_BIND, FE_CLOSE, FE_COPY_DONE,
     FE_DESCRIBE, FE_EXECUTE, FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC)
 
-cdef uint64_t last_note = 1     # notes are numbered in the order they are owed
+last_note = 1                   # notes are numbered in the order they are owed
 
 HEARD_NAMES = ("passes", "settles", "ours", "late", "probed", "strange")
 
@@ -46,39 +46,7 @@ cdef class Ledger:
     def __dealloc__(self):
         self.clear()
 
-    # Asked
-
-    cdef int push(self, int kind, int action, object note) except -1:
-        """Owe one more; *note* is None or kept until the entry is settled."""
-        cdef Owed* entry
-        if self.count == self.capacity:
-            self.enlarge()
-        self.count += 1
-        entry = self.at(self.count - 1)
-        entry.kind = kind
-        entry.action = action
-        entry.unnamed = False
-        entry.note = NULL
-        entry.behind = last_note
-        if note is not None:
-            Py_INCREF(note)
-            entry.note = <PyObject*>note
-            next_note()         # what comes behind it is behind it
-        if action == FAKE:
-            return 0            # the server hears nothing of it
-        self.ready = False
-        if kind == FE_SYNC:
-            self.goals += 1
-            self.syncs += 1
-            self.group += 1
-            self.synced = last_note
-            self.unsynced = False
-        elif kind == FE_QUERY or kind == FE_FUNCTION_CALL:
-            self.goals += 1
-            self.mixed |= self.unsynced
-        elif kind != FE_COPY_DONE:
-            self.unsynced = True
-        return 0
+    # Asked; `push` and other short ones stand in ledger.pxd
 
     cdef int enlarge(self) except -1:
         cdef uint32_t capacity = self.capacity * 2
@@ -105,6 +73,11 @@ cdef class Ledger:
         if code == BE_NOTICE or code == BE_NOTIFICATION or code == BE_PARAMETER_STATUS:
             return PASSES
         self.spoke = True
+        if self.count == 1 and self.at(0).kind == FE_QUERY and (
+                code == BE_ROW_DESCRIPTION
+                or (code == BE_COMMAND_COMPLETE and not self.is_copy_in())):
+            self.copy = COPY_NONE       # nearly always
+            return PASSES
         if code == BE_COMMAND_COMPLETE:
             if self.copy == COPY_IN or self.copy == COPY_BOTH:
                 self.copy_ended(False)
@@ -200,16 +173,6 @@ cdef class Ledger:
                 break
         return count
 
-    cdef bint is_extra_ready(self) noexcept:
-        """Is this ReadyForQuery one that we do not count? (see copy_ended)"""
-        cdef Owed* head
-        if self.count == 0:
-            return False
-        head = self.at(0)
-        if head.kind == FE_QUERY and head.action == SWALLOW:
-            return not self.probed
-        return self.unsure and not self.spoke and head.kind != FE_SYNC
-
     cdef int copy_ended(self, bint failed) noexcept:
         """A COPY IN is over: settle the Syncs that PostgreSQL ignored in it.
 
@@ -238,38 +201,7 @@ cdef class Ledger:
         """Does the server read a COPY, in which it ignores Syncs?"""
         return self.copy == COPY_IN or self.copy == COPY_BOTH
 
-    cdef bint answer_is_ours(self) noexcept:
-        """Does the server answer nothing to what is owed next?"""
-        cdef Owed* head
-        if self.count == 0:
-            return False
-        head = self.at(0)
-        return head.action == FAKE or head.kind == FE_COPY_DONE
-
     # Settled
-
-    cdef void pop(self) noexcept:
-        """Settle the head."""
-        cdef Owed* entry = self.at(0)
-        cdef PyObject* note = entry.note
-        cdef int kind = entry.kind
-        if is_goal(kind):
-            self.goals -= 1
-            if kind == FE_SYNC:
-                self.syncs -= 1
-        if self.syncs_known:
-            self.syncs_known -= 1
-        self.head += 1
-        if self.head == self.capacity:
-            self.head = 0
-        self.count -= 1
-        if self.count == 0:
-            self.head = 0
-            if self.items != NULL:      # a burst is over: give the memory back
-                free(self.items)
-                self.items = NULL
-                self.capacity = OWED_INLINE
-        Py_XDECREF(note)
 
     cdef void clear(self) noexcept:
         while self.count:
@@ -298,22 +230,6 @@ cdef class Ledger:
         self.syncs_known -= min(self.syncs_known, count)
 
     # How things stand
-
-    cdef bint is_even(self) noexcept:
-        """Does it owe nothing, and wait for a request outside of a transaction?"""
-        return (self.ready and self.count == 0 and not self.unsure
-                and self.copy == COPY_NONE)
-
-    cdef bint is_skipping(self) noexcept:
-        """Does PostgreSQL throw away all that comes before a Sync?
-
-        A Sync that is owed was sent behind what has failed: it goes on from there.
-        """
-        return self.reach == TO_SYNC and self.syncs == 0 and self.count > 0
-
-    cdef bint is_sure(self) noexcept:
-        """Can what is asked now not be skipped, since nothing before it may fail?"""
-        return not self.unsynced or self.count == 0
 
     cdef bint is_settled(self, uint64_t note) noexcept:
         """Has the request with this note, which was owed here, been answered?"""

@@ -115,7 +115,7 @@ cdef class Server(Stream):
     cdef int unnamed_skipped(self, Unnamed before) except -1
     cdef int unnamed_failed(self) except -1
     # Called by clients and pools
-    cdef int owe(self, int code, object note) except -1
+    cdef int owe(self, int code) except -1
     cdef int ask(self, bytes query, int phase) except -1
     cdef bint is_clean(self) except -1
     cdef str why_unclean(self)

@@ -380,8 +380,8 @@ cdef class Server(Stream):
         be run: behind extended messages and a Query without a Sync between PostgreSQL
         18 may still be in a transaction that it has told to be over.
         """
-        self.ledger.unsure = self.ledger.probed = self.ledger.mixed = False
         self.ledger.push(FE_QUERY, SWALLOW, None)
+        self.ledger.unsure = self.ledger.probed = self.ledger.mixed = False
         return self.send(b"Q\0\0\0\5\0", 6)
 
     @nonecheck(False)
@@ -389,8 +389,13 @@ cdef class Server(Stream):
         """ReadyForQuery: settle what it answers, and what was skipped before it."""
         cdef Ledger ledger = self.ledger
         cdef bint failed = ledger.reach != NO_ERROR
-        cdef uint32_t count = ledger.settled_by_ready()
-        cdef uint32_t i
+        cdef uint32_t count, i
+        if not failed and ledger.count == 1 and is_goal(ledger.at(0).kind):
+            ledger.spoke = False        # nearly always
+            ledger.copy = COPY_NONE
+            ledger.pop()
+            return 0
+        count = ledger.settled_by_ready()
         # Undone from the last to the first: each was done on top of those before.
         for i in range(count, 0, -1):
             if i == count and is_goal(ledger.at(i - 1).kind):
@@ -764,11 +769,11 @@ cdef class Server(Stream):
     # Called by clients and pools
 
     @nonecheck(False)
-    cdef int owe(self, int code, object note) except -1:
+    cdef int owe(self, int code) except -1:
         """The client asked for something: count it until it is answered."""
         if self.ledger.copy == COPY_FAILED and code == FE_SYNC:
             self.copy_given_up()        # no CopyDone came: Sync ends it as well
-        return self.ledger.push(code, FORWARD, note)
+        return self.ledger.push(code, FORWARD, None)
 
     @nonecheck(False)
     cdef bint is_clean(self) except -1:

@@ -84,6 +84,14 @@ TALKS = {
     "failed, not forgotten": [
         f.parse("s", S) + SYNC, f.query("begin"), f.query("fail"), *DISCARD,
         f.query("rollback"), DO, SYNC],
+    "behind a Query that might have forgotten it": [
+        SYNC, f.parse("s", S), f.query("deallocate nobody"), DO, SYNC],
+    "... in a Flush": [
+        SYNC, f.parse("s", S), f.query("deallocate nobody"), f.describe("s"), f.FLUSH,
+        SYNC],
+    "Close and Parse skipped": [
+        SYNC, f.parse("s", S), f.execute("no"), f.close("s"), f.parse("s", "select t"),
+        SYNC, DO, SYNC],
     "while a copy is open": [
         f.parse("s", S) + SYNC, f.query("copy in 0"), f.copy_data(b"x"), SYNC,
         f.COPY_DONE, f.parse("s", S), SYNC],
