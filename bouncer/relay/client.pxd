@@ -48,6 +48,8 @@ cdef class Client(Stream):
         bint introduced         # a PROXY header came before that: there is no second
         bint held_back          # linked, but the server's parameters are being set
         bint dropping           # the rest of this message goes nowhere
+        str leaving             # it asks for nothing more: why; None: it may
+        bint told_since         # something was sent to it since then
         int refusing            # a RefusedUnit: what comes of it goes nowhere
         public bint notified    # was told that it is queued (query_wait_notify)
         public bint on_console
@@ -141,6 +143,9 @@ cdef class Client(Stream):
     cdef int go_on(self) except -1
     # Ending
     cdef bint sent_whole(self) noexcept
+    cdef int goodbye(self, str why) except -1
+    cdef bint is_owed(self) except -1
+    cdef int finish(self) except -1
     cdef int leave(self, Server server) except -1
     cdef int end(self, str reason, bint notify, str sqlstate) except -1
 

@@ -15,7 +15,7 @@ from bouncer.relay.ledger cimport (
     COPY_FAILED, FORWARD, REFUSED, SWALLOW, Ledger, next_note)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
-from bouncer.relay.server cimport AWAITED, MOST_OWED, PH_APPLY, Server
+from bouncer.relay.server cimport AWAITED, MOST_OWED, PH_APPLY, PH_RELAY, Server
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT
 from bouncer.relay.statements cimport (
     MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending, Prepared,
@@ -214,7 +214,7 @@ cdef class Client(Stream):
             used += self.talk_take(p + used, count - used)
             if self.talk is not None or self.closed:
                 return used
-        if self.state >= CL_WAITING_CANCEL:
+        if self.state >= CL_WAITING_CANCEL or self.leaving is not None:
             return count
         if self.state == CL_WAITING or self.held_back:
             return used
@@ -416,7 +416,7 @@ cdef class Client(Stream):
         if kind == BROKEN:
             return self.bad_header(p, count)
         if kind == GOODBYE:
-            return self.end("client close request", False, "08P01")
+            return self.goodbye("client close request")
         if kind == REQUEST:
             return self.refuse_query()
         if code == 0 and count >= 8:
@@ -454,7 +454,7 @@ cdef class Client(Stream):
     cdef bint may_read(self) except -1:
         """Does nothing that its server or the next round will tell stand against it?"""
         return (not self.closed and self.state != CL_WAITING and not self.held_back
-                and not self.put_off and (self.server is None or (
+                and not self.put_off and self.leaving is None and (self.server is None or (
                     buf_size(&self.server.out) == 0 and not self.server.held_up)))
 
     cdef int end_turn(self) except -1:
@@ -539,6 +539,8 @@ cdef class Client(Stream):
 
     cdef int drained(self) except -1:
         """What this client was slow to read has gone out."""
+        if self.leaving is not None and not self.is_owed():
+            return self.finish()
         if self.server is not None:
             self.server.resume_reading()
         if self.state != CL_WAITING and not self.held_back and not self.want_read:
@@ -1027,7 +1029,47 @@ cdef class Client(Stream):
     cdef int peer_eof(self) except -1:
         if self.state == CL_LOGIN or self.state == CL_WAITING and self.talk is not None:
             return self.end(None, False, "08P01")   # a probe, or given up
+        return self.goodbye("client unexpected eof")
+
+    cdef int peer_reset(self) except -1:
+        if self.leaving is not None and self.told_since:
+            # It has closed, and this answers what we have sent: nobody reads it.
+            self.broken = True
+            self.poller.remove(self)
+            return 0
+        self.leaving = None
+        if self.state == CL_LOGIN or self.state == CL_WAITING and self.talk is not None:
+            return self.end(None, False, "08P01")
         return self.end("client unexpected eof", False, "08P01")
+
+    cdef int goodbye(self, str why) except -1:
+        """It has nothing more to ask: end when what it has asked for is answered.
+
+        As with PostgreSQL, what stands before a Terminate is run and answered; and an
+        end of file may be one half of a connection, whose other half still reads.
+        """
+        if self.leaving is None:
+            self.leaving = why
+        self.pause_reading()
+        if self.is_owed():
+            return 0
+        return self.finish()
+
+    cdef bint is_owed(self) except -1:
+        """Will something come that ends what it has asked for?"""
+        cdef Server server = self.server
+        if server is None or self.replication or not self.sent_whole():
+            return False
+        return server.ledger.goals > 0 and server.phase == PH_RELAY and not (
+            server.ledger.is_copy_in() and not server.ledger.copy_end_asked())
+
+    cdef int finish(self) except -1:
+        """All is answered: go, when it has read that, too (see `drained`)."""
+        if buf_size(&self.out) > 0 and not self.broken and self.sent_whole():
+            self.flush_out()
+            if buf_size(&self.out) > 0 and not self.broken:
+                return 0
+        return self.end(self.leaving, False, "08P01")
 
     cdef bint busy_with_part(self) noexcept:
         return (self.remain > 0 or self.held.end > self.held.start or self.held_back
@@ -1105,7 +1147,7 @@ cdef class Client(Stream):
         if server.phase == PH_APPLY or not server.ledger.ready:
             return server.end("client disconnect while server was not ready",
                               whole, False, "08P01")
-        if server.ledger.count:
+        if server.ledger.count or server.ledger.mixed:
             return server.end("client disconnected with query in progress",
                               whole, False, "08P01")
         if not whole or buf_size(&server.out) > 0:

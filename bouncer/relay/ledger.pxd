@@ -186,6 +186,7 @@ cdef class Ledger:
     cdef uint32_t settled_by_ready(self) noexcept
     cdef int copy_ended(self, bint failed) noexcept
     cdef bint is_copy_in(self) noexcept
+    cdef bint copy_end_asked(self) noexcept
     cdef bint answers(self, int code) noexcept
     cdef int error_heard(self) noexcept
     # Settled

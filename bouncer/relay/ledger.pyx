@@ -201,6 +201,14 @@ cdef class Ledger:
         """Does the server read a COPY, in which it ignores Syncs?"""
         return self.copy == COPY_IN or self.copy == COPY_BOTH
 
+    cdef bint copy_end_asked(self) noexcept:
+        """Has the client sent the end of a COPY that is not settled yet?"""
+        cdef uint32_t i
+        for i in range(self.count):
+            if self.at(i).kind == FE_COPY_DONE:
+                return True
+        return False
+
     # Settled
 
     cdef void clear(self) noexcept:

@@ -165,7 +165,7 @@ cdef class Pool:
             if self.draining:
                 client.quiet = True
                 client.pause_reading()
-            elif not client.want_read and not client.put_off:
+            elif not client.want_read and not client.put_off and client.leaving is None:
                 client.resume_reading()     # only its server took no more
         server.release_due = False
         server.held_up = 0

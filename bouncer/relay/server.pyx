@@ -26,7 +26,8 @@ from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.tracked cimport (
     applied, changed, is_followed, is_unasked, means_something, merged, tracked_index)
 from bouncer.wire.codes cimport (
-    BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_DATA_ROW, BE_ERROR,
+    BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
+    BE_ERROR,
     BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE, FE_FUNCTION_CALL, FE_PARSE,
     FE_QUERY, FE_SYNC, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
@@ -264,6 +265,12 @@ cdef class Server(Stream):
                     self.skipping = True
                     client.send(<const char*>self.reworded, len(self.reworded))
                     self.reworded = None
+                elif code == BE_COPY_IN and client.leaving is not None \
+                        and not ledger.copy_end_asked():
+                    # Data that it waits for will never come.
+                    self.pass_on(client, p + start, pos - start)
+                    client.end(client.leaving, False, "08P01")
+                    return count
                 continue
             if verdict == STRANGE:
                 self.pass_on(client, p + start, pos - start)
@@ -302,8 +309,11 @@ cdef class Server(Stream):
     @nonecheck(False)
     cdef int pass_on(self, Client client, const char* p, Py_ssize_t count) except -1:
         """Send to the client; stop reading this server while it cannot take more."""
-        if count > 0 and client.send(p, count):
-            self.pause_reading()
+        if count > 0:
+            if client.leaving is not None:
+                client.told_since = True
+            if client.send(p, count):
+                self.pause_reading()
         return 0
 
     cdef bint can_answer_now(self) except -1:
@@ -506,6 +516,8 @@ cdef class Server(Stream):
         cdef int64_t now
         self.status = status
         if self.ledger.count:
+            if client.leaving is not None and self.ledger.goals == 0:
+                return client.finish()
             return 0
         self.evicting = 0
         if self.held_up:
@@ -519,18 +531,21 @@ cdef class Server(Stream):
             pool.query_us += now - client.query_start
             client.query_start = 0
         if status != STATUS_IDLE:
-            return 0
+            return 0 if client.leaving is None else client.finish()
         if client.transaction_start:
             pool.transaction_us += now - client.transaction_start
             client.transaction_start = 0
-        if pool.mode == SESSION or client.replication:
-            return 0
+        if (pool.mode == SESSION or client.replication) and (
+                client.leaving is None or not self.ledger.mixed):
+            return 0 if client.leaving is None else client.finish()
         if not client.sent_whole():
             self.release_due = True     # half a message is on its way to us
             return 0
         if self.ledger.mixed:
             return self.probe()
         pool.release(self)
+        if client.leaving is not None:
+            return 0 if client.closed else client.finish()
         if client.held.end > client.held.start and not client.closed \
                 and client.server is None and client.state != CL_WAITING:
             client.go_on()
