@@ -376,6 +376,8 @@ def no_such_user(login: Login) -> str:
 
 def look_up(client: Any, app: Any, login: Login) -> Talk:
     """Ask auth_query for the user; it must exist."""
+    if login.user_name in app.registry.users:
+        client.user = login.user_name  # the log names him when the query fails
     row = yield app.auth_query(client, login.database, login.user_name)
     if row is None:
         if app.settings.log_connections:
