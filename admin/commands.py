@@ -17,11 +17,14 @@ from typing import Any, Final
 from admin.encode import Column, Value, columns_of
 from admin.grammar import Assignment, Command
 from admin.owed import Owed
-from admin.show import FAKES, HELP, App, Topic, topic_of
+from admin.parameters import may_be_set
+from admin.postgres import Plain
+from admin.show import HELP, App, Topic, topic_of
 from bouncer import log
 from bouncer.config.masking import without_secrets
 from bouncer.errors import CommandError, ConfigError, Disconnect, TlsKept
-from bouncer.wire.sqlstate import CONFIG_FILE_ERROR
+from bouncer.wire.messages import decode_text, encode_text
+from bouncer.wire.sqlstate import CONFIG_FILE_ERROR, SUCCESSFUL_COMPLETION
 
 # The one SHOW that is answered by another program.
 HAPROXY: Final = "HAPROXY"
@@ -31,6 +34,10 @@ STATS: Final = "stats"
 
 # PgBouncer writes the tag of a SET into 512 bytes.
 LONGEST_TAG: Final = 511
+# So much of a text fits into its message for an error, where the connection ends
+# when it is longer; ours goes on, with a shorter text.
+LONGEST_QUOTED: Final = 450
+DOTS: Final = "..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class Notice:
 
     text: str
     detail: str | None = None
+    sqlstate: str = SUCCESSFUL_COMPLETION
+    severity: str = "NOTICE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +107,15 @@ class Asked:
     # Makes the debt of a deferred answer, by its tag.
     owe: Callable[[str], Owed]
     text: str  # as written, for `invalid command`
+    # Carries out what PostgreSQL's own statements do to a session.
+    plain: Callable[[Plain], Done]
     argument: str = ""
     notices: list[Notice] = field(default_factory=list)
 
     def invalid(self) -> CommandError:
         """Refuse what is no command."""
         # It goes to the log as well, where a mistyped SET must leave no secret.
-        text = without_secrets(self.text)
+        text = shortened(without_secrets(self.text), LONGEST_QUOTED)
         return CommandError(f"invalid command '{text}', use SHOW HELP;")
 
     def need_admin(self) -> None:
@@ -136,8 +147,24 @@ class Asked:
         return found
 
 
-def run(statement: Command | Assignment, asked: Asked) -> Reply:
+Statement = Command | Assignment | Plain
+
+
+def shortened(text: str, longest: int) -> str:
+    """Cut *text* to *longest* bytes, the dots that say so included."""
+    data = encode_text(text)
+    if len(data) <= longest:
+        return text
+    at = longest - len(DOTS)
+    while data[at] & 0xC0 == 0x80:  # within a character
+        at -= 1
+    return decode_text(data[:at]) + DOTS
+
+
+def run(statement: Statement, asked: Asked) -> Reply:
     """Carry out one command; raises `CommandError` when it is refused."""
+    if isinstance(statement, Plain):
+        return asked.plain(statement)
     if isinstance(statement, Assignment):
         return _set(statement, asked)
     command = COMMANDS.get(statement.word)
@@ -147,9 +174,7 @@ def run(statement: Command | Assignment, asked: Asked) -> Reply:
     return command(asked)
 
 
-def describe(
-    statement: Command | Assignment, app: App, rights: str
-) -> tuple[Column, ...]:
+def describe(statement: Statement, app: App, rights: str) -> tuple[Column, ...]:
     """Name the columns that *statement* will give; none for most commands."""
     if isinstance(statement, Command) and statement.word in ("SHOW", "SELECT"):
         if statement.argument.upper() == HAPROXY:
@@ -191,7 +216,7 @@ def _haproxy_columns(app: App) -> tuple[Column, ...]:
 
 def _set(statement: Assignment, asked: Asked) -> Reply:
     key, value = statement.key, statement.value
-    if key.lower() in FAKES:
+    if may_be_set(key):
         return Done("SET", (Notice("SET ignored"),))
     asked.need_admin()
     try:
@@ -228,10 +253,15 @@ def _resume(asked: Asked) -> Reply:
     asked.issued("RESUME")
     app, name = asked.app, asked.argument
     if not name:
-        if app.shutdown_mode is not None:
-            raise CommandError("pooler is shutting down")
         if app.global_mode == "none":
-            raise CommandError("pooler is not paused/suspended")
+            raise CommandError(
+                "pooler is not paused/suspended"
+                if app.shutdown_mode is None
+                else "pooler is shutting down"
+            )
+        # While clients are waited for, those that a pause holds up must go on.
+        if app.shutdown_mode not in (None, "wait_for_clients"):
+            raise CommandError("pooler is shutting down")
         app.resume(None)
         return Done("RESUME")
     # The console's own database is never paused, which is all that is said of it.
@@ -386,13 +416,13 @@ COMMANDS: Final[dict[str, Callable[[Asked], Reply]]] = {
 NUMBERED: Final = frozenset({"KILL_CLIENT"})
 
 
-def fill(statement: Command | Assignment, values: list[Value]) -> Command | Assignment:
+def fill(statement: Statement, values: list[Value]) -> Statement:
     """Put the value of a parameter where its placeholder stands.
 
     Empty and NULL are refused: `PAUSE ""` pauses everything, which nobody means who
     passes the name of a database.
     """
-    if not statement.parameter:
+    if isinstance(statement, Plain) or not statement.parameter:
         return statement
     value = values[statement.parameter - 1]
     if isinstance(statement, Assignment):

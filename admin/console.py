@@ -8,46 +8,46 @@ meanwhile waits in `late` until the answer is whole.
 
 from __future__ import annotations
 
-import array
 import asyncio
-import errno
-import os
 import re
-import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
 from admin.commands import (
     ADMIN,
+    COMMANDS,
     STATS,
     Asked,
     Deferred,
     Done,
     Gathered,
+    Notice,
+    Reply,
     Rows,
+    Statement,
+    is_topic,
     reload_failed,
     run,
+    shortened,
 )
-from admin.encode import (
-    Value,
-    row_description,
-    text_rows,
-)
+from admin.encode import EMPTY_QUERY, Column, Value, row_description, text_rows
 from admin.extended import Extended
-from admin.grammar import parse
+from admin.grammar import Command, parse, parse_prepared
+from admin.handover import hand_over
 from admin.owed import Owed
+from admin.postgres import Block, Plain, parse_plain
+from admin.script import cut
 from admin.show import TOPICS, App, Row
-from admin.sql import Select, reads_a_table
+from admin.sql import Select, answerable, reads_a_table
 from admin.sqlbounds import LONGEST_QUERY, too_long
 from admin.sqlrun import Encode, Run
 from admin.turn import Turn
-from bouncer import COMPATIBLE_VERSION, carry, log
+from bouncer import COMPATIBLE_VERSION, log
 from bouncer.errors import CommandError, ConfigError, Disconnect
 from bouncer.relay.talk import READ, Waiter
 from bouncer.wire.codes import Frontend
 from bouncer.wire.messages import (
-    READY_IDLE,
     command_complete,
     decode_text,
     error_response,
@@ -69,9 +69,9 @@ HIGH_WATER: Final = 4 << 20
 DRAIN_PAUSE: Final = 0.02
 # WAIT_CLOSE may be given again and again before the first is answered.
 MOST_OWING: Final = 1000
-# PgBouncer builds an ErrorResponse and its ReadyForQuery in 512 bytes, and drops
-# the connection when they do not fit.
-LONGEST_REFUSAL: Final = 512
+# PgBouncer builds an ErrorResponse and its ReadyForQuery in 512 bytes. What is longer
+# is shortened; so is its line in the log.
+LONGEST_REFUSAL: Final = 484
 
 FE_QUERY: Final = int(Frontend.FE_QUERY)
 FE_TERMINATE: Final = int(Frontend.FE_TERMINATE)
@@ -153,16 +153,23 @@ class AdminConsole:
             self._left()
 
     def cancel_requested(self, client: Any) -> None:
-        """A CancelRequest named *client*: lift whatever everybody waits for."""
+        """A CancelRequest named *client*: end what it waits for."""
         session = self.sessions.get(client.id)
         if session is not None and session.compiling:
             return  # that ends by itself, and soon
         if session is not None and session.running is not None:
             session.running.cancel()
             return
-        if session is None or not session.owing:
-            log.warning(f"{client.prefix} admin cancel request for non-waiting client?")
-        if self.app.global_mode != "none" and self.app.shutdown_mode is None:
+        if session is not None and session.owing:
+            for owed in tuple(session.owing):
+                self.app.commands.give_up(owed)
+            return
+        # Lifting a pause that is complete is PgBouncer's own way.
+        log.warning(f"{client.prefix} admin cancel request for non-waiting client?")
+        if self.app.global_mode != "none" and self.app.shutdown_mode in (
+            None,
+            "wait_for_clients",
+        ):
             self.app.resume(None)
 
     def _left(self) -> None:
@@ -194,7 +201,9 @@ class Session:
         self.rights = rights
         self.own_user = own_user
         self.extended = Extended(self)
-        self.owing: set[Owed] = set()
+        self.owing: dict[Owed, None] = {}  # in the order of the commands
+        self.waiter = Waiter()  # of the debt that holds everything up
+        self.block = Block()
         self.answering = False
         self.late: list[bytes] = []
         self.spoken = False
@@ -221,7 +230,8 @@ class Session:
                     self.answered()
             elif code in UNSUPPORTED:
                 text = f"unsupported packet type for admin console: {code}"
-                self.refuse(CommandError(text))
+                refused = self.refusal(CommandError(text))
+                self.client.write(refused + self.block.ready)
                 raise Disconnect("bad packet")
             else:
                 what = f"unknown pkt from client: {code}/0x{code:x}"
@@ -244,75 +254,149 @@ class Session:
             log.error(f'{self.client.prefix} client used "Query" packet type')
             raise Disconnect("PQexec disallowed")
         end = body.find(b"\0")
-        text = body if end < 0 else body[:end]
-        # A command longer than PgBouncer's buffer is refused as there; SELECT is ours.
-        if len(body) + 5 > settings.pkt_buf and not self.is_query(text):
-            raise Disconnect("incomplete pkt")
         if end < 0:
             raise Disconnect("incomplete query")
         self.extended.forget_unnamed()
-        self.answering = True
         try:
-            yield from self.answer(text)
+            yield from self.answer(body[:end])
         except CommandError as error:
-            self.refuse(error)
+            self.client.write(self.refusal(error) + self.block.ready)
         self.answered()
 
     def answer(self, text: bytes) -> Talk:
-        """Carry out one command and send all that it answers."""
-        statement = parse(text)
-        asked = self.asked(text, self.owe_simple)
-        if statement is None:
-            if not self.is_query(text):
-                raise asked.invalid()
-            select = yield from self.compile(text)
+        """Carry out the commands of one Query and send all that they answer."""
+        if len(text) > LONGEST_QUERY:
+            raise too_long()
+        asked = self.asked(text)
+        found = cut(text)
+        if found is None:
+            raise asked.invalid()
+        # Nothing is done before all of it is understood.
+        statements: list[Statement | bytes] = []
+        yield from self.in_slices(
+            (self.read(statement, asked) for statement in found), statements.extend
+        )
+        if len(statements) > 1:
+            asked.owe = self.owe_held
+        complete = True
+        for at, statement in enumerate(statements):
+            if at:
+                yield breathe(self.client)  # others have had to wait for one of them
+            complete = yield from self.carry_out(statement, asked)
+        if not statements:
+            self.client.write(EMPTY_QUERY)
+        if complete:
+            self.client.write(self.block.ready)
+
+    def carry_out(
+        self, statement: Statement | bytes, asked: Asked
+    ) -> Generator[Any, Any, bool]:
+        """Carry out one command or query; whether its answer is whole."""
+        self.block.check(statement)
+        if isinstance(statement, bytes):
+            select = yield from self.compile(statement, asked)
             width = len(select.shape)
-            found = yield from self.select(
+            rows = yield from self.select(
                 select, [], lambda rows: text_rows(rows, width)
             )
-            self.client.write(row_description(select.shape))
-            yield from self.in_slices(found, self.send)
-            self.complete(f"SELECT {len(found)}")
-            return
+            yield from self.send_rows(select.shape, rows)
+            self.complete(f"SELECT {len(rows)}")
+            return True
+        # What this command ends (a PAUSE from before) is told before its own answer.
         reply = run(statement, asked)
+        self.answering = True
         if isinstance(reply, Rows):
-            self.client.write(row_description(reply.shape))
             if reply.topic is TOPICS["FDS"] and self.may_have_descriptors():
-                yield from self.hand_over()
+                self.client.write(row_description(reply.shape))
+                yield from hand_over(self.app, self.client)
             else:
                 made = text_rows(self.rows_of(reply), len(reply.shape))
-                yield from self.in_slices(made, self.send)
+                yield from self.send_rows(reply.shape, made)
             self.complete(reply.tag)
         elif isinstance(reply, Gathered):
             found = yield reply.rows
-            self.client.write(row_description(reply.shape))
             made = text_rows(found, len(reply.shape))
-            yield from self.in_slices(made, self.send)
+            yield from self.send_rows(reply.shape, made)
             self.complete(reply.tag)
-        elif isinstance(reply, Done):
+        else:
+            return (yield from self.carry_out_later(reply, asked))
+        return True
+
+    def carry_out_later(self, reply: Reply, asked: Asked) -> Generator[Any, Any, bool]:
+        """Answer a command without rows, now or when it is complete."""
+        if isinstance(reply, Done):
             yield from self.finish(reply)
             self.complete(reply.tag)
-        elif isinstance(reply, Deferred):
-            if not reply.owed.gone:
-                self.owing.add(reply.owed)
-        else:
+        elif not isinstance(reply, Deferred):
             yield self.console.end()
+        elif asked.owe == self.owe_held:
+            yield from self.wait(reply.owed)
+        else:
+            if not reply.owed.gone:
+                self.owing[reply.owed] = None
+            return False
+        return True
 
-    def asked(self, text: bytes, owe: Callable[[str], Owed]) -> Asked:
+    def send_rows(self, shape: Sequence[Column], made: Iterable[bytes]) -> Talk:
+        """Send rows, a slice at a time, behind what they are."""
+        self.answering = True
+        self.client.write(row_description(shape))
+        yield from self.in_slices(made, self.send)
+
+    def asked(self, text: bytes) -> Asked:
         """Say who asks."""
-        return Asked(self.app, self.client, self.rights, owe, decode_text(text))
+        return Asked(
+            self.app,
+            self.client,
+            self.rights,
+            self.owe_simple,
+            decode_text(text),
+            self.carry_out_plain,
+        )
+
+    def read(
+        self, statement: bytes, asked: Asked, prepared: bool = False
+    ) -> Statement | bytes:
+        """Say what a statement is: a command, or bytes that are a query."""
+        found = parse_plain(statement)
+        if found is not None:
+            return found
+        command = parse_prepared(statement) if prepared else parse(statement)
+        known = command is not None
+        if isinstance(command, Command):
+            known = command.word in COMMANDS
+            if command.word in ("SHOW", "SELECT") and not command.parameter:
+                known = is_topic(command.argument)
+        if command is not None and known:
+            return command
+        if not answerable(statement):
+            raise asked.invalid()
+        return statement
+
+    def carry_out_plain(self, plain: Plain) -> Done:
+        """Do what PostgreSQL would do to the session."""
+        tag, warning = self.block.carry_out(plain)
+        if plain.act == "set":
+            return Done(tag, (Notice("SET ignored"),) if tag == "SET" else ())
+        if plain.act in ("commit", "rollback"):
+            self.extended.drop_portals()
+        elif plain.act in ("discard", "deallocate", "close"):
+            self.extended.discard(plain)
+        if warning is not None:
+            text, sqlstate = warning
+            return Done(tag, (Notice(text, None, sqlstate, "WARNING"),))
+        return Done(tag)
 
     def complete(self, tag: str) -> None:
-        """End the answer to one Query."""
-        self.client.write(command_complete(tag) + READY_IDLE)
+        """End the answer to one command."""
+        self.client.write(command_complete(tag))
 
-    def refuse(self, error: CommandError) -> None:
-        """Log an error and send it, with a ReadyForQuery; or give up on both."""
+    def refusal(self, error: CommandError) -> bytes:
+        """Log an error; the message that tells of it."""
+        self.block.fail()
+        error.text = shortened(error.text, LONGEST_REFUSAL)
         self.log_refusal(error)
-        data = error_response(error.text, error.sqlstate, "ERROR") + READY_IDLE
-        if len(data) > LONGEST_REFUSAL:
-            raise Disconnect("failure")
-        self.client.write(data)
+        return error_response(error.text, error.sqlstate, "ERROR")
 
     def log_refusal(self, error: CommandError) -> None:
         """Write the two lines of a refused command."""
@@ -327,17 +411,40 @@ class Session:
         """Make a debt that is paid whenever the application says so."""
         if len(self.owing) >= MOST_OWING:
             raise CommandError(f"more than {MOST_OWING} commands wait", "54000")
-        return Owed(tag, self.pay, lambda owed: None)
+        return Owed(tag, self.pay)
 
-    def pay(self, owed: Owed) -> None:
+    def pay(self, owed: Owed, error: CommandError | None) -> None:
         """Answer what was deferred, between two answers."""
-        self.owing.discard(owed)
-        data = command_complete(owed.tag) + READY_IDLE
+        self.owing.pop(owed, None)
+        data = command_complete(owed.tag) if error is None else self.refusal(error)
+        data += self.block.ready
         if self.answering:
             self.late.append(data)
         else:
             self.client.write(data)
             self.client.flush()
+
+    def owe_held(self, tag: str) -> Owed:
+        """Make a debt that the talk itself waits for, and all that comes behind."""
+        self.waiter = waiter = Waiter()
+
+        def answer(owed: Owed, error: CommandError | None) -> None:
+            if error is None:
+                waiter.set(None)
+            else:
+                waiter.fail(error)
+
+        return Owed(tag, answer)
+
+    def wait(self, owed: Owed) -> Talk:
+        """Hold everything up until *owed* is due."""
+        self.owing[owed] = None
+        try:
+            yield self.waiter
+        finally:
+            self.owing.pop(owed, None)
+            owed.gone = True
+        self.complete(owed.tag)
 
     def answered(self) -> None:
         """An answer is whole: what became due meanwhile may follow."""
@@ -348,24 +455,16 @@ class Session:
 
     # Shared by both protocols
 
-    def is_query(self, text: bytes) -> bool:
-        """Whether *text* is a SELECT from our tables."""
-        begin = text[:LONGEST_QUERY]
-        try:
-            # A text that is too long may be cut within a character.
-            return reads_a_table(
-                begin.decode(errors="strict" if begin is text else "ignore")
-            )
-        except UnicodeDecodeError:
-            return False
-
-    def compile(self, text: bytes) -> Generator[Any, Any, Select]:
+    def compile(self, text: bytes, asked: Asked) -> Generator[Any, Any, Select]:
         """Let a query be checked when it is its turn."""
-        if len(text) > LONGEST_QUERY:
-            raise too_long()
         self.compiling = True
         try:
             select: Select = yield self.console.turn.compile(text.decode())
+        except CommandError:
+            # What only PostgreSQL could answer is no command of ours.
+            if not reads_a_table(text.decode()):
+                raise asked.invalid() from None
+            raise
         finally:
             self.compiling = False
         return select
@@ -382,7 +481,11 @@ class Session:
             except ConfigError as error:
                 raise reload_failed(error) from error
         for notice in reply.notices:
-            self.client.write(notice_response(notice.text, detail=notice.detail))
+            self.client.write(
+                notice_response(
+                    notice.text, notice.sqlstate, notice.severity, notice.detail
+                )
+            )
 
     def select(
         self, select: Select, values: list[Value], encode: Encode
@@ -397,6 +500,10 @@ class Session:
         finally:
             self.running = None
         return found
+
+    def may_have_descriptors(self) -> bool:
+        """Whether SHOW FDS carries the descriptors themselves to this client."""
+        return self.own_user and self.client.is_unix and not self.client.tls_info
 
     def in_slices(self, items: Iterable[T], take: Callable[[list[T]], object]) -> Talk:
         """Hand *items* over a slice at a time; the loop breathes in between."""
@@ -415,75 +522,9 @@ class Session:
         """Queue finished packets."""
         self.client.write(b"".join(packets))
 
-    # Online restart
-
-    def may_have_descriptors(self) -> bool:
-        """Whether SHOW FDS carries the descriptors themselves to this client."""
-        return self.own_user and self.client.is_unix and not self.client.tls_info
-
-    def hand_over(self) -> Talk:
-        """Send each row of SHOW FDS with the descriptor it names."""
-        to_ours = carry.is_ours(self.client)
-        rows = self.app.fds(to_ours)
-        width = len(TOPICS["FDS"].shape)
-        # A process of ours is told more, in a column that it alone asks for.
-        known = carry.streams(self.app) if to_ours else None
-        told: set[Any] = set()
-        yield drained(self.client)
-        connection = socket.socket(fileno=os.dup(self.client.fd))
-        try:
-            for row in rows:
-                if known is None:
-                    packets = text_rows(
-                        [row._replace(cancel=signed(row.cancel))], width
-                    )
-                else:
-                    state = carry.state_of(known.get(row.fd), told)
-                    packets = text_rows([(*row, state)], width + 1)
-                data = b"".join(packets)
-                yield from send_with_descriptor(connection, data, row.fd)
-            self.app.commands.handed_over = True
-            self.app.commands.to_ours = to_ours
-        finally:
-            connection.close()
-
-
-def signed(key: int) -> int:
-    """Return a cancel key as the int8 that its column is.
-
-    A real PgBouncer writes it unsigned, and reads all above the highest as the highest.
-    """
-    return key - (1 << 64) if key >= 1 << 63 else key
-
 
 async def breathe(client: Any) -> None:
     """Let the loop do everything else; wait for a client that reads slowly."""
     await asyncio.sleep(0)
     while client.unsent > HIGH_WATER:
         await asyncio.sleep(DRAIN_PAUSE)
-
-
-async def drained(client: Any) -> None:
-    """Wait until all that was written has left."""
-    client.flush()
-    while client.unsent:
-        await asyncio.sleep(DRAIN_PAUSE)
-
-
-def send_with_descriptor(connection: socket.socket, data: bytes, fd: int) -> Talk:
-    """Send *data* with *fd* attached to its first byte."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-    while data:
-        try:
-            sent = connection.sendmsg([data], rights, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            yield asyncio.sleep(DRAIN_PAUSE)
-            continue
-        except OSError as error:
-            # Either end is gone: the console's, which reading will tell, or the
-            # connection's that the row is about.
-            if error.errno != errno.EBADF and not isinstance(error, ConnectionError):
-                raise
-            return
-        data = data[sent:]
-        rights = []

@@ -84,6 +84,8 @@ _TYPES: Final = {
     "n": (OID_NUMERIC, -1),
     "b": (OID_BYTEA, -1),
     "f": (OID_FLOAT8, 8),
+    "o": (OID_OID, 4),
+    "l": (OID_BOOL, 1),
 }
 
 
@@ -227,6 +229,10 @@ def _binary_float8(value: Value) -> bytes:
     return _FLOAT8.pack(float(value or 0))
 
 
+def _binary_bool(value: Value) -> bytes:
+    return b"\1" if value in ("t", 1) else b"\0"
+
+
 def whole_number(value: Value) -> int:
     """Return *value* as the integer that its column promised."""
     if isinstance(value, int):
@@ -241,9 +247,11 @@ def whole_number(value: Value) -> int:
 
 
 WRITERS: Final[dict[int, Callable[[Value], bytes]]] = {
+    OID_BOOL: _binary_bool,
     OID_BYTEA: _binary_bytea,
     OID_INT8: _binary_int(8),
     OID_INT4: _binary_int(4),
+    OID_OID: _binary_int(4),
     OID_TEXT: _binary_text,
     OID_FLOAT8: _binary_float8,
     OID_NUMERIC: _binary_numeric,

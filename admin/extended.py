@@ -1,9 +1,9 @@
 """The extended protocol on the console, which PgBouncer's console does not speak.
 
-The one hard idea: there are no transactions here, so a Sync only ends a series: it
-closes the portals, forgives an error, and is answered by ReadyForQuery. In between,
-a deferred command (PAUSE) holds the series up, because its answer must come before
-what was sent behind it.
+The one hard idea: nothing here is ever undone, so a Sync only ends a series: it
+closes the portals (outside of a transaction block), forgives an error, and is
+answered by ReadyForQuery. In between, a deferred command (PAUSE) holds the series
+up, because its answer must come before what was sent behind it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any, Final
 
 from admin.commands import (
-    COMMANDS,
     NUMBERED,
     Deferred,
     Done,
@@ -22,9 +21,9 @@ from admin.commands import (
     Rows,
     describe,
     fill,
-    is_topic,
     run,
 )
+from admin.commands import Statement as Parsed
 from admin.encode import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -41,22 +40,17 @@ from admin.encode import (
     parameter_description,
     row_description,
 )
-from admin.grammar import Command, parse_prepared
-from admin.grammar import Statement as Parsed
+from admin.grammar import Command
 from admin.held import Held, Kept, Portal, Statement
-from admin.owed import Owed
+from admin.postgres import IDLE, Plain
 from admin.reader import INT2, INT4, MOST_COLUMNS, MOST_PARAMETERS, OID, Reader
+from admin.script import cut
+from admin.sql import Select
 from admin.sqlbounds import LONGEST_QUERY, too_long
 from admin.sqlrun import PACKET_OVERHEAD
 from bouncer.errors import CommandError
-from bouncer.relay.talk import Waiter
 from bouncer.wire.codes import Frontend
-from bouncer.wire.messages import (
-    READY_IDLE,
-    command_complete,
-    decode_text,
-    error_response,
-)
+from bouncer.wire.messages import command_complete, decode_text, encode_text
 
 Talk = Generator[Any, Any, None]
 
@@ -90,8 +84,8 @@ class Extended:
         write = self.session.client.write
         if code == FE_SYNC:
             self.failed = False
-            self.drop_portals()
-            write(READY_IDLE)
+            self.drop_portals_outside_of_a_block()
+            write(self.session.block.ready)
             return
         if self.failed or code == FE_FLUSH:
             return  # what was written leaves at the end of this turn anyway
@@ -109,8 +103,7 @@ class Extended:
                 yield from self.execute(reader)
         except CommandError as error:
             self.failed = True
-            self.session.log_refusal(error)
-            write(error_response(error.text, error.sqlstate, "ERROR"))
+            write(self.session.refusal(error))
 
     def leave(self) -> None:
         """The session is over: let go of everything, itself included."""
@@ -119,9 +112,10 @@ class Extended:
         self.session = None
 
     def forget_unnamed(self) -> None:
-        """A Query ends the unnamed statement and the portals."""
+        """A Query ends the unnamed statement and the portals, in a block one."""
         self.drop_statement(b"")
-        self.drop_portals()
+        self.drop_portal(b"")
+        self.drop_portals_outside_of_a_block()
 
     # What is held
 
@@ -142,6 +136,29 @@ class Extended:
         for portal in self.portals.values():
             self.held.give(portal.size)
         self.portals.clear()
+
+    def drop_portals_outside_of_a_block(self) -> None:
+        """A series is over: what is not in a transaction is gone."""
+        if self.session.block.status == IDLE:
+            self.drop_portals()
+
+    def discard(self, plain: Plain) -> None:
+        """Forget statements and portals, as DISCARD, DEALLOCATE and CLOSE say."""
+        name = encode_text(plain.name)
+        if plain.act == "close":
+            if not name:
+                self.drop_portals()
+            else:
+                self.portal(name)
+                self.drop_portal(name)
+        elif name:
+            self.statement(name)
+            self.drop_statement(name)
+        else:
+            for each in tuple(self.statements):
+                self.drop_statement(each)
+            if plain.act == "discard":
+                self.drop_portals()
 
     # One message each
 
@@ -164,36 +181,31 @@ class Extended:
 
     def prepare(self, text: bytes, wanted: list[int]) -> Generator[Any, Any, Statement]:
         """Make a statement of *text*; *wanted* are the types a client gave."""
-        if not text.strip(b" \t\n\r;"):
+        session = self.session
+        asked = session.asked(text)
+        found = cut(text)
+        if found is None:
+            raise asked.invalid()
+        if not found:
             return Statement(text, None, None, tuple(wanted))
-        command = parse_prepared(text)
+        if len(found) > 1:
+            problem = "cannot insert multiple commands into a prepared statement"
+            raise CommandError(problem, "42601")
+        read = session.read(found[0], asked, True)
+        session.block.check(read)
+        command: Parsed | None = None
+        select: Select | None = None
         oids: tuple[int, ...] = ()
-        if command is None:
-            if not self.session.is_query(text):
-                raise self.session.asked(text, self.owe).invalid()
-            select = yield from self.session.compile(text)
+        if isinstance(read, bytes):
+            select = yield from session.compile(read, asked)
             oids = select.parameters
         else:
-            select = None
-            self.check(command, text)
-            if command.parameter:
-                numbered = isinstance(command, Command) and command.word in NUMBERED
-                kind = OID_INT8 if numbered else OID_TEXT
-                oids = (OID_TEXT,) * (command.parameter - 1) + (kind,)
+            command = read
+            oids = parameters_of(command)
         oids += tuple(OID_TEXT for _ in wanted[len(oids) :])
         given = wanted + [0] * (len(oids) - len(wanted))
         chosen = (mine or own for mine, own in zip(given, oids, strict=True))
         return Statement(text, command, select, tuple(chosen))
-
-    def check(self, command: Parsed, text: bytes) -> None:
-        """Refuse at once what could never be carried out."""
-        if not isinstance(command, Command):
-            return
-        invalid = command.word not in COMMANDS
-        if command.word in ("SHOW", "SELECT") and not command.parameter:
-            invalid = not is_topic(command.argument)
-        if invalid:
-            raise self.session.asked(text, self.owe).invalid()
 
     def bind(self, reader: Reader) -> None:
         """Bind: give a statement its values."""
@@ -202,6 +214,8 @@ class Extended:
         raw = reader.values()
         wanted = reader.numbers(INT2, MOST_COLUMNS, "formats")
         statement = self.statement(of)
+        if statement.select is not None or statement.command is not None:
+            self.session.block.check(statement.command)
         if len(raw) != len(statement.oids):
             raise CommandError(
                 f"bind message supplies {len(raw)} parameters, but prepared statement "
@@ -303,6 +317,8 @@ class Extended:
         most = max(0, reader.number(INT4))
         portal = self.portal(name)
         session = self.session
+        if portal.statement.select is not None or portal.command is not None:
+            session.block.check(portal.command)
         if portal.over:
             raise CommandError(
                 f'portal "{decode_text(name)}" cannot be run anymore', "55000"
@@ -324,7 +340,9 @@ class Extended:
     def command(self, portal: Portal, command: Parsed, most: int) -> Talk:
         """Carry out a command for the first time."""
         session = self.session
-        reply = run(command, session.asked(portal.statement.text, self.owe))
+        asked = session.asked(portal.statement.text)
+        asked.owe = session.owe_held
+        reply = run(command, asked)
         if isinstance(reply, Rows):
             portal.packets = iter(portal.encode(session.rows_of(reply)))
             yield from self.send(portal, most)
@@ -339,7 +357,7 @@ class Extended:
             yield from session.finish(reply)
             session.client.write(command_complete(reply.tag))
         elif isinstance(reply, Deferred):
-            yield from self.wait(reply.owed)
+            yield from session.wait(reply.owed)
         else:
             yield session.console.end()
 
@@ -383,32 +401,14 @@ class Extended:
         yield from self.session.in_slices(packets, take)
         portal.packets = Kept(rest, portal, self.held)
 
-    # Deferred replies
 
-    def owe(self, tag: str) -> Owed:
-        """Make a debt that the talk itself waits for."""
-        waiter = Waiter()
-
-        def lifted(owed: Owed) -> None:
-            owed.gone = True
-            waiter.fail(
-                CommandError(f"{tag} was lifted before it was complete", "57014")
-            )
-
-        owed = Owed(tag, lambda owed: waiter.set(None), lifted)
-        self.waiter = waiter
-        return owed
-
-    def wait(self, owed: Owed) -> Talk:
-        """Hold the series up until *owed* is due."""
-        owing = self.session.owing
-        owing.add(owed)
-        try:
-            yield self.waiter
-        finally:
-            owing.discard(owed)
-            owed.gone = True
-        self.session.client.write(command_complete(owed.tag))
+def parameters_of(command: Parsed) -> tuple[int, ...]:
+    """Type what stands for the argument of a command."""
+    if isinstance(command, Plain) or not command.parameter:
+        return ()
+    numbered = isinstance(command, Command) and command.word in NUMBERED
+    kind = OID_INT8 if numbered else OID_TEXT
+    return (OID_TEXT,) * (command.parameter - 1) + (kind,)
 
 
 def spread(formats: list[int], count: int, what: str) -> list[int]:

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from admin.commands import Statement as Parsed
 from admin.encode import Column, Value, mixed_rows, text_rows
-from admin.grammar import Statement as Parsed
 from admin.show import Row
 from admin.sql import Select
 from admin.sqlrun import PACKET_OVERHEAD

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from admin import parameters
 from admin.encode import Column, Value, columns
 from bouncer import COMPATIBLE_VERSION
 from bouncer.config.settings import config_rows
@@ -296,15 +297,6 @@ TOPICS: Final[dict[str, Topic]] = {
     ),
 }
 
-# What drivers ask for by themselves: name as the column shows it, value.
-FAKES: Final = {
-    "client_encoding": "UTF-8",
-    "default_transaction_isolation": "read committed",
-    "standard_conforming_strings": "on",
-    "datestyle": "ISO",
-    "timezone": "GMT",
-}
-
 # SELECT calls what SHOW writes as a padded, repeated text by its true values.
 USERS_TABLE: Final = Topic(
     columns(
@@ -348,8 +340,21 @@ def topic_of(name: str) -> Topic | None:
     topic = TOPICS.get(name.upper())
     if topic is not None:
         return topic
-    value = FAKES.get(name.lower())
-    if value is None:
+    # What drivers ask for by themselves.
+    known = name.lower()
+    if known not in parameters.ALL:
         return None
-    shape = (Column(name.lower()),)
-    return Topic(shape, lambda app, asking: [(value,)], table=False)
+
+    def rows(app: App, asking: int) -> Iterable[Row]:
+        return [(parameters.value_of(known, client_of(app, asking)),)]
+
+    return Topic((Column(known),), rows, table=False)
+
+
+def client_of(app: App, asking: int) -> Any:
+    """The client that asks."""
+    for console in app.consoles.values():
+        session = console.sessions.get(asking)
+        if session is not None:
+            return session.client
+    return None

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from itertools import pairwise
 from typing import Final, NamedTuple
 
+from admin import catalog
+from admin.dialect import as_sqlite
 from admin.encode import (
+    OID_BOOL,
     OID_FLOAT8,
     OID_INT8,
+    OID_OID,
     OID_TEXT,
     Column,
     Value,
@@ -30,6 +33,7 @@ from admin.sqlbounds import (
     MOST_TOKENS,
     Guard,
     check_bounds,
+    install,
     open_bounded,
     too_complex,
     with_names,
@@ -38,7 +42,6 @@ from admin.sqlwords import (
     Types,
     parameter_types,
     tokens_of,
-    with_casts,
     without_parameters,
 )
 from bouncer.errors import CommandError
@@ -47,28 +50,65 @@ TABLES: Final[dict[str, Topic]] = {
     name.lower(): topic for name, topic in TOPICS.items() if topic.table
 } | {"users": USERS_TABLE}
 
+# All that a query may read: those, and a little of PostgreSQL's catalog.
+SOURCES: Final[dict[str, Topic]] = TABLES | catalog.TABLES
+
 LONGEST_ERROR: Final = 300
 
 # What SQLite calls the type of a plain column, by the type SHOW announces.
-_DECLARED: Final = {20: "INT8", 23: "INT4", 25: "TEXT", 1700: "NUMERIC"}
+_DECLARED: Final = {
+    OID_BOOL: "BOOL",
+    OID_INT8: "INT8",
+    23: "INT4",
+    OID_TEXT: "TEXT",
+    OID_OID: "OID",
+    1700: "NUMERIC",
+}
 _OIDS: Final = {name: oid for oid, name in _DECLARED.items()}
-_LENGTHS: Final = {OID_INT8: 8, 23: 4, OID_FLOAT8: 8}
+_LENGTHS: Final = {OID_INT8: 8, 23: 4, OID_FLOAT8: 8, OID_BOOL: 1, OID_OID: 4}
 
 
-def reads_a_table(text: str) -> bool:
-    """Whether *text* is a SELECT from one of our tables.
+def answerable(text: bytes) -> bool:
+    """Whether *text* is a SELECT that reads nothing, or what we have.
 
     Anything else that begins with SELECT is a command of the old kind, or nothing.
     """
-    if "SELECT" not in text[:4096].upper():
+    try:
+        names = _sources(text.decode())
+    except UnicodeDecodeError:
         return False
-    tokens = tokens_of(text[: LONGEST_QUERY + 1], MOST_TOKENS + 1)
-    if not tokens or not tokens[0].is_word("SELECT"):
-        return False
-    return any(
-        before.is_word("FROM", "JOIN") and name.kind == "name" and name.plain in TABLES
-        for before, name in pairwise(tokens)
+    return names is not None and (
+        any(name in TABLES for name in names)
+        or all(name in SOURCES or name in FUNCTIONS_OF_ROWS for name in names)
     )
+
+
+def reads_a_table(text: str) -> bool:
+    """Whether *text* is a SELECT from one of the tables of SHOW."""
+    return any(name in TABLES for name in _sources(text) or ())
+
+
+# In place of a table.
+FUNCTIONS_OF_ROWS: Final = frozenset({"pg_show_all_settings"})
+
+
+def _sources(text: str) -> list[str] | None:
+    """Name what a SELECT reads from, as far as a glance tells; None: it is none."""
+    if "SELECT" not in text[:4096].upper():
+        return None
+    tokens = tokens_of(text[: LONGEST_QUERY + 1], MOST_TOKENS + 1)
+    if len(tokens) < 2 or not tokens[0].is_word("SELECT"):
+        return None
+    found: list[str] = []
+    for at, token in enumerate(tokens[:-1]):
+        if not token.is_word("FROM", "JOIN") or tokens[at - 1].is_word("EPOCH"):
+            continue
+        name = tokens[at + 1]
+        if name.plain == "pg_catalog" and at + 3 < len(tokens):
+            name = tokens[at + 3]
+        if name.kind == "name":
+            found.append(name.plain)
+    return found
 
 
 class Select(NamedTuple):
@@ -92,7 +132,8 @@ class Schema:
         """The tables, made when they are first needed, and after a failure."""
         if self._database is None:
             database = open_bounded(LONGEST_WHEN_COMPILED)
-            for name in TABLES:
+            install(database, catalog.functions(None, 0))
+            for name in SOURCES:
                 database.execute(create(name)).close()
             self._database = database
         return self._database
@@ -100,9 +141,9 @@ class Schema:
     def compile(self, text: str) -> Select:
         """Check a query and find out what it needs and gives."""
         check_bounds(text, tokens_of(text, MOST_TOKENS + 1))
-        text = with_casts(text)
+        text = as_sqlite(text)
         tokens = tokens_of(text)
-        guard = Guard(frozenset(TABLES), with_names(tokens))
+        guard = Guard(frozenset(SOURCES), with_names(tokens))
         count = max(
             (int(each.text[1:]) for each in tokens if each.kind == "parameter"),
             default=0,
@@ -116,7 +157,7 @@ class Schema:
             columns = {
                 column.name: OID_TEXT if column.oid == OID_TEXT else OID_INT8
                 for name in tables
-                for column in TABLES[name].shape
+                for column in SOURCES[name].shape
             }
             shape = self.shape_of(text, Types(tokens, columns))
         except FAILURES as error:
@@ -144,9 +185,10 @@ class Schema:
         self.database.execute("DROP VIEW shape").close()
         kinds = types.of(len(found))
         shape: list[Column] = []
-        for row, name, guess in zip(found, names, kinds, strict=True):
-            oid = _OIDS.get(row[2], guess)
-            shape.append(Column(_title(name), oid, _LENGTHS.get(oid, -1)))
+        for at, (row, name) in enumerate(zip(found, names, strict=True)):
+            oid = _OIDS.get(row[2], kinds[at])
+            title = "?column?" if types.is_constant(at) else _title(name)
+            shape.append(Column(title, oid, _LENGTHS.get(oid, -1)))
         return tuple(shape)
 
 
@@ -165,7 +207,7 @@ def _title(name: str) -> str:
 def create(name: str) -> str:
     """Say how a table is made."""
     fields = ", ".join(
-        f'"{column.name}" {_DECLARED[column.oid]}' for column in TABLES[name].shape
+        f'"{column.name}" {_DECLARED[column.oid]}' for column in SOURCES[name].shape
     )
     return f"CREATE TABLE {name} ({fields})"
 
@@ -189,6 +231,7 @@ _STATES: Final = (
     ("integer overflow", "22003"),
     ("at most ", "54001"),
     ("ambiguous column name", "42702"),
+    ("user-defined function raised exception", "0A000"),
     ("misuse of aggregate", "42803"),
 )
 

@@ -10,9 +10,11 @@ told so, and the process goes on. Only one query at a time works under that boun
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from admin.catalog import NAMES as ASKED
+from admin.encode import Value
 from admin.sqlwords import Token
 from bouncer.errors import CommandError
 
@@ -47,7 +49,8 @@ _LIMITS: Final = {
 # works for as long as a number in it says (printf), or is of no use in these tables.
 FUNCTIONS: Final = frozenset(
     """
-    abs avg char coalesce count cume_dist date datetime dense_rank first_value
+    abs avg char coalesce count cume_dist current_date current_time
+    current_timestamp date datetime dense_rank first_value
     glob group_concat hex ifnull iif instr julianday lag last_value lead length like
     likelihood likely lower ltrim max min nth_value ntile nullif percent_rank
     quote random rank replace round row_number rtrim sign sqlite_version strftime
@@ -56,6 +59,8 @@ FUNCTIONS: Final = frozenset(
     log log10 log2 mod pi pow power radians sin sinh sqrt tan tanh trunc
     """.split()
 )
+
+_CALLED: Final = FUNCTIONS | ASKED
 
 _ACTIONS: Final = frozenset(
     {
@@ -79,6 +84,14 @@ def open_bounded(longest: int) -> sqlite3.Connection:
     for limit, value in _LIMITS.items():
         database.setlimit(limit, value)
     return database
+
+
+def install(
+    database: sqlite3.Connection, functions: Mapping[str, Callable[..., Value]]
+) -> None:
+    """Let queries call *functions*, with whatever arguments."""
+    for name, function in functions.items():
+        database.create_function(name, -1, function)
 
 
 class Guard:
@@ -108,8 +121,7 @@ class Guard:
                 # is wanted, with an empty second name.
                 return sqlite3.SQLITE_DENY
         elif (
-            action == sqlite3.SQLITE_FUNCTION
-            and (second or "").lower() not in FUNCTIONS
+            action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _CALLED
         ):
             return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK

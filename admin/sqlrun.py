@@ -8,13 +8,23 @@ its column has announced, or is refused, before anything is sent.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from admin.encode import OID_FLOAT8, OID_NUMERIC, OID_TEXT, Column, Value, whole_number
+from admin.catalog import Function
+from admin.encode import (
+    OID_BOOL,
+    OID_FLOAT8,
+    OID_NUMERIC,
+    OID_OID,
+    OID_TEXT,
+    Column,
+    Value,
+    whole_number,
+)
 from admin.show import Row
-from admin.sql import FAILURES, TABLES, Select, create, refused
-from admin.sqlbounds import LONGEST_VALUE, MOST_MEMORY, Guard, open_bounded
+from admin.sql import FAILURES, SOURCES, Select, create, refused
+from admin.sqlbounds import LONGEST_VALUE, MOST_MEMORY, Guard, install, open_bounded
 from bouncer.errors import CommandError
 from bouncer.wire.messages import encode_text
 
@@ -33,6 +43,7 @@ class Run:
     def __init__(self, select: Select, values: Sequence[Value]) -> None:
         self.select = select
         self.values = {str(at): value for at, value in enumerate(values, 1)}
+        self.functions: Mapping[str, Function] = {}  # what this client may ask
         self.over = ""  # why it has to end
         self.database: sqlite3.Connection | None = None
         self.loaded: set[str] = set()
@@ -74,7 +85,7 @@ class Run:
         self, database: sqlite3.Connection, name: str, rows: Sequence[Row]
     ) -> None:
         """Insert *rows*; values that SQLite cannot hold are made to fit."""
-        marks = ", ".join("?" * len(TABLES[name].shape))
+        marks = ", ".join("?" * len(SOURCES[name].shape))
         insert = f"INSERT INTO {name} VALUES ({marks})"
         try:
             database.execute("BEGIN").close()
@@ -90,7 +101,7 @@ class Run:
         """Run the query; its rows as *encode* writes them, at most *room* bytes."""
         database = self.opened()
         select = self.select
-        database.set_authorizer(Guard(frozenset(TABLES), select.names))
+        database.set_authorizer(Guard(frozenset(SOURCES), select.names))
         database.set_progress_handler(lambda: bool(self.over), STEPS_BETWEEN_LOOKS)
         found: list[bytes] = []
         held = 0
@@ -124,6 +135,7 @@ class Run:
         if self.database is None:
             try:
                 self.database = open_bounded(LONGEST_VALUE)
+                install(self.database, self.functions)
             except FAILURES as error:
                 raise self.failed(error) from None
         return self.database
@@ -154,6 +166,9 @@ def promised(row: Row, shape: Sequence[Column]) -> Row:
         if column.oid == OID_TEXT:
             if not isinstance(value, (str, bytes)):
                 fixed[at] = str(value)
+        elif column.oid == OID_BOOL:
+            # Binary writers know these, too.
+            fixed[at] = value if value in ("t", "f") else "ft"[bool(value)]
         elif column.oid == OID_FLOAT8:
             fixed[at] = _number(value)
         elif not isinstance(value, int):
@@ -171,7 +186,10 @@ def _number(value: Value) -> float:
 def _whole(value: Value, column: Column) -> int:
     number = whole_number(value)
     bits = 63 if column.oid == OID_NUMERIC else 8 * column.length - 1
-    if not -(1 << bits) <= number < 1 << bits:
+    low, high = -(1 << bits), 1 << bits
+    if column.oid == OID_OID:
+        low, high = 0, 1 << 32
+    if not low <= number < high:
         raise CommandError("integer out of range", "22003")
     return number
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from admin.encode import OID_FLOAT8, OID_INT8, OID_TEXT
+from admin.encode import OID_BOOL, OID_FLOAT8, OID_INT4, OID_INT8, OID_TEXT
 
 _TOKEN: Final = re.compile(
     r"""
@@ -28,10 +28,14 @@ _TOKEN: Final = re.compile(
 )
 
 _INT_FUNCTIONS: Final = frozenset(
-    "count sum length unicode instr row_number rank dense_rank ntile sign".split()
+    "count sum length unicode instr row_number rank dense_rank ntile sign "
+    "pg_backend_pid pg_my_temp_schema".split()
 )
 _FLOAT_FUNCTIONS: Final = frozenset(
-    "avg total round julianday percent_rank cume_dist".split()
+    "avg total round julianday percent_rank cume_dist date_part".split()
+)
+_BOOL_FUNCTIONS: Final = frozenset(
+    "pg_is_in_recovery has_database_privilege has_schema_privilege".split()
 )
 # Functions that give one of their arguments, by which of them that may be.
 _SAME_FUNCTIONS: Final = {
@@ -83,6 +87,25 @@ def tokens_of(text: str, most: int | None = None) -> list[Token]:
     return found
 
 
+class Piece(NamedTuple):
+    """A word of a query, or what stands between two of them (`skip`)."""
+
+    kind: str
+    text: str
+
+
+def pieces_of(text: str) -> list[Piece]:
+    """Cut a query into words and what stands between them, losing nothing."""
+    return [Piece(match.lastgroup or "", match[0]) for match in _TOKEN.finditer(text)]
+
+
+# Types whose name tells SQLite nothing, or the wrong thing (it would make a number).
+_TEXT_TYPES: Final = frozenset(
+    "name regclass regproc regtype date inet interval json jsonb timestamp timestamptz "
+    "uuid".split()
+)
+
+
 def with_casts(text: str) -> str:
     """Write PostgreSQL's `value::type` as SQLite understands it.
 
@@ -91,7 +114,7 @@ def with_casts(text: str) -> str:
     """
     if "::" not in text:
         return text
-    pieces = [(match.lastgroup, match[0]) for match in _TOKEN.finditer(text)]
+    pieces = pieces_of(text)
     done: list[str] = []
     at = 0
     while at < len(pieces):
@@ -100,13 +123,14 @@ def with_casts(text: str) -> str:
         if word != "::" or kind != "sign":
             done.append(word)
             continue
-        while at < len(pieces) and pieces[at][0] == "skip":
+        while at < len(pieces) and pieces[at].kind == "skip":
             at += 1
-        name = pieces[at][1] if at < len(pieces) else ""
+        name = pieces[at].text if at < len(pieces) else ""
         at += 1
         begin = _operand(done)
         operand = "".join(done[begin:])
-        done[begin:] = [f"CAST({operand} AS {name})"]
+        kind = "text" if name.lower() in _TEXT_TYPES else name
+        done[begin:] = [f"CAST({operand} AS {kind})"]
     return "".join(done)
 
 
@@ -141,6 +165,7 @@ class Types:
 
     def __init__(self, tokens: Sequence[Token], columns: Mapping[str, int]) -> None:
         self.columns = columns  # type by name: text or int8
+        self.tokens = tokens
         self.items = list(_select_list(tokens))
 
     def of(self, width: int) -> list[int]:
@@ -149,6 +174,11 @@ class Types:
             None if item and item[-1].text == "*" else self.item(item)
             for item in self.items
         ]
+        if self.reads_nothing:
+            # As in PostgreSQL: drivers give a longer integer as a text.
+            for at, item in enumerate(self.items):
+                if item and item[0].kind == "number" and _is_small(item):
+                    kinds[at] = OID_INT4
         if kinds.count(None) == 1:
             star = kinds.index(None)
             gap: list[int | None] = [OID_TEXT] * (width - len(kinds) + 1)
@@ -156,6 +186,24 @@ class Types:
         if len(kinds) != width:
             return [OID_TEXT] * width
         return [OID_TEXT if kind is None else kind for kind in kinds]
+
+    @property
+    def reads_nothing(self) -> bool:
+        """Whether it is one row of expressions: `SELECT 1`."""
+        return not any(
+            token.is_word("FROM", "UNION", "INTERSECT", "EXCEPT")
+            for token in self.tokens
+        )
+
+    def is_constant(self, at: int) -> bool:
+        """Whether column *at* is a constant without a name."""
+        if any(item and item[-1].text == "*" for item in self.items[: at + 1]):
+            return False
+        item = self.items[at] if at < len(self.items) else ()
+        return len(item) == 1 and (
+            item[0].kind in ("number", "text", "parameter")
+            or item[0].is_word("NULL", "TRUE", "FALSE")
+        )
 
     def item(self, item: Sequence[Token]) -> int:
         """Give the type of one expression, its alias left out."""
@@ -168,6 +216,8 @@ class Types:
         if not item:
             return OID_TEXT
         first = item[0]
+        if len(item) == 1 and first.is_word("TRUE", "FALSE"):
+            return OID_BOOL
         if first.kind == "name" and len(item) > 1 and item[1].text == "(":
             close = _closing(item, 1)
             if close == len(item) - 1 or item[close + 1].is_word("FILTER", "OVER"):
@@ -181,12 +231,16 @@ class Types:
             return OID_FLOAT8 if self.has_float(inside) else OID_INT8
         if function in _FLOAT_FUNCTIONS:
             return OID_FLOAT8
+        if function in _BOOL_FUNCTIONS:
+            return OID_BOOL
         if function in _SAME_FUNCTIONS:
             return self.one_of(_split(inside)[_SAME_FUNCTIONS[function]])
         if function == "cast":
             kind = inside[-1].text.upper() if inside else ""
             if "INT" in kind:
                 return OID_INT8
+            if "BOOL" in kind:
+                return OID_BOOL
             return OID_FLOAT8 if kind in ("REAL", "FLOAT", "DOUBLE") else OID_TEXT
         return OID_TEXT
 
@@ -261,6 +315,13 @@ def _without_alias(item: Sequence[Token]) -> Sequence[Token]:
     if before.text == ")" or before.kind in ("name", "number", "text"):
         return item[:-1]
     return item
+
+
+def _is_small(item: Sequence[Token]) -> bool:
+    """Whether an expression is one integer of four bytes, perhaps with a name."""
+    number, behind = item[0].text, item[1:]
+    named = not behind or (behind[-1].kind == "name" and len(behind) <= 2)
+    return named and number.isdigit() and int(number[:20]) < 1 << 31
 
 
 def _step(token: Token) -> int:

@@ -17,8 +17,9 @@ from functools import partial
 from time import perf_counter
 from typing import Final, TypeVar
 
+from admin.catalog import functions
 from admin.show import App, Row
-from admin.sql import TABLES, Schema, Select
+from admin.sql import SOURCES, Schema, Select
 from admin.sqlrun import Encode, Run
 from bouncer.errors import CommandError
 
@@ -54,10 +55,11 @@ class Turn:
     ) -> list[bytes]:
         """Copy what a query reads and run it: its rows, at most *room* bytes."""
         async with self.mine():
+            work.functions = functions(app, asking)
             end = asyncio.get_running_loop().call_later(STATEMENT_SECONDS, work.expire)
             try:
                 for name in work.select.tables:
-                    rows = TABLES[name].rows(app, asking)
+                    rows = SOURCES[name].rows(app, asking)
                     await self.beside(partial(work.load, name, ()))
                     for batch in batches(rows):
                         await self.beside(partial(work.load, name, batch))

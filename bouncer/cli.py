@@ -356,7 +356,11 @@ class Program:
 
     def go_on(self) -> None:
         """SIGUSR2: RESUME."""
-        if self.app.shutdown_mode is not None:
+        mode = self.app.shutdown_mode
+        # While clients are waited for, those that a pause holds up must go on.
+        if mode is not None and (
+            mode != "wait_for_clients" or self.app.global_mode == "none"
+        ):
             log.info("got SIGUSR2 while shutting down, ignoring")
         elif self.app.global_mode == "none":
             log.info("got SIGUSR2, but not paused/suspended")

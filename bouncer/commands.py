@@ -1,12 +1,14 @@
 """What pause, suspend, reconnect, kill and shutdown do (admin.md 8 to 10).
 
-A command that must wait leaves an *owed* reply; `progress` looks after each
-turn whether its condition holds. A pause outlives the console that asked for it.
+A command that must wait leaves a `Debt`; `progress` looks after each turn whether
+its condition holds. A pause outlives the console that asked for it, but not its
+RESUME: that ends the debt, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from bouncer import log
@@ -20,12 +22,29 @@ TLS_PATIENCE = 1.0
 SESSION = 0  # pool.pxd, Mode
 
 
+@dataclass(slots=True, eq=False)
+class Debt:
+    """A reply that is owed: to which command, and about which database (None: all).
+
+    *made*: this command has put the pause in force, so that giving it up lifts it.
+    """
+
+    owed: Any
+    tag: str
+    database: DatabaseState | None
+    made: bool = True
+
+    def is_of(self, database: DatabaseState | None) -> bool:
+        """Whether this waits for a pause of *database* (None: of everything)."""
+        return self.tag in ("PAUSE", "SUSPEND") and self.database is database
+
+
 class Commands:
     """Changes the mode of the whole pooler or of one database."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.owed: list[tuple[Any, str, DatabaseState | None]] = []
+        self.owed: list[Debt] = []
         self.suspend_done = False
         self.suspend_began = 0
         self.handed_over = False  # SHOW FDS has given all descriptors away
@@ -49,9 +68,11 @@ class Commands:
 
     def pause(self, database: DatabaseState | None, owed: Any) -> bool:
         """Hand out no server; true when no server is in use any more."""
+        made = True
         if database is None:
             self.app.global_mode = "pause"
         else:
+            made = not database.paused
             database.paused = True
             if not any(pool.server_count for pool in database.pools.values()):
                 self.block()
@@ -61,7 +82,7 @@ class Commands:
         if self.drained(database):
             return True
         if owed is not None:
-            self.owed.append((owed, "PAUSE", database))
+            self.owed.append(Debt(owed, "PAUSE", database, made))
         return False
 
     def close_unused(self) -> None:
@@ -84,15 +105,37 @@ class Commands:
             if self.app.global_mode == "suspend":
                 self.unsuspend()
             self.app.global_mode = "none"
-            for owed, tag, _ in self.owed[:]:
-                if tag in ("PAUSE", "SUSPEND"):
-                    owed.lifted()
-        self.owed = [one for one in self.owed if not one[0].gone]
+        lifted = [debt for debt in self.owed if debt.is_of(database)]
+        self.owed = [debt for debt in self.owed if not debt.is_of(database)]
         self.block()
         for pool in self.pools(database):
             if not pool.blocked:
                 pool.failed = pool.failed and pool.last_error != "pause mode"
                 self.app.keeper.wants_server(pool)
+        # Last: a console that is told goes on at once, with another PAUSE perhaps.
+        for debt in lifted:
+            debt.owed.lifted()
+
+    def give_up(self, owed: Any) -> None:
+        """Who asked waits no more: end the debt, and lift the pause that it made.
+
+        When others wait for the same pause, it is theirs from now on.
+        """
+        debt = next((one for one in self.owed if one.owed is owed), None)
+        if debt is not None:
+            self.owed.remove(debt)
+            if debt.made and debt.tag != "WAIT_CLOSE":
+                self.leave_pause(debt.database)
+        owed.cancelled()
+
+    def leave_pause(self, database: DatabaseState | None) -> None:
+        """Lift a pause, unless somebody else needs it."""
+        for other in self.owed:
+            if other.is_of(database) and not other.owed.gone:
+                other.made = True
+                return
+        if database is not None or self.app.shutdown_mode != "wait_for_servers":
+            self.resume(database)
 
     def progress(self) -> None:
         """Answer the consoles whose condition holds by now."""
@@ -103,24 +146,18 @@ class Commands:
             self.close_unused()
         if app.global_mode == "suspend" and not self.suspend_done:
             self.suspend_progress()
-        for entry in self.owed[:]:
-            owed, tag, database = entry
-            if owed.gone:
-                self.owed.remove(entry)
-            elif self.holds(tag, database):
-                self.owed.remove(entry)
-                owed.done()
+        for debt in self.owed[:]:
+            # Whoever was told before may have lifted it.
+            if not debt.owed.gone and self.holds(debt):
+                debt.owed.done()
+        self.owed = [debt for debt in self.owed if not debt.owed.gone]
 
-    def holds(self, tag: str, database: DatabaseState | None) -> bool:
-        app = self.app
-        if tag == "WAIT_CLOSE":
-            return not self.closing(database)
-        if tag == "SUSPEND":
-            return app.global_mode == "suspend" and self.suspend_done
-        if app.global_mode == "pause":
-            return self.drained(None)
-        paused = [one for one in app.registry.databases.values() if one.paused]
-        return bool(paused) and all(self.drained(one) for one in paused)
+    def holds(self, debt: Debt) -> bool:
+        if debt.tag == "WAIT_CLOSE":
+            return not self.closing(debt.database)
+        if debt.tag == "SUSPEND":
+            return self.app.global_mode == "suspend" and self.suspend_done
+        return self.drained(debt.database)
 
     # Suspend
 
@@ -131,10 +168,10 @@ class Commands:
         self.suspend_began = self.app.poller.tick()
         self.app.listeners.suspend()
         if owed is not None:
-            self.owed.append((owed, "SUSPEND", None))
+            self.owed.append(Debt(owed, "SUSPEND", None))
         self.suspend_progress()
         if self.suspend_done and owed is not None:
-            self.owed = [one for one in self.owed if one[0] is not owed]
+            self.owed = [debt for debt in self.owed if debt.owed is not owed]
             return True
         return False
 
@@ -296,7 +333,7 @@ class Commands:
         """True when no server of *database* (None: any) is to be closed."""
         if not self.closing(database):
             return True
-        self.owed.append((owed, "WAIT_CLOSE", database))
+        self.owed.append(Debt(owed, "WAIT_CLOSE", database))
         return False
 
     def closing(self, database: DatabaseState | None) -> bool:

@@ -148,6 +148,82 @@ KNOWN |= {
         "a RELOAD that fails keeps the peers", "a RELOAD that fails"
     ),
 }
+_EMPTY = Difference("comments are no words", "comments, empty statements")
+_SAID = Difference(
+    "what drivers say to any PostgreSQL is answered", "what drivers say to PostgreSQL"
+)
+_QUOTED = Difference("what is quoted is shortened", "a text that is too long")
+_ENDED = Difference("each debt ends once", "a PAUSE that waits")
+KNOWN |= {
+    f"console {name}": _EMPTY
+    for name in (
+        "grammar.empty",
+        "grammar.semicolon",
+        "grammar.blank",
+        "grammar.two_semicolons",
+        "grammar.line_comment",
+        "grammar.lead_comment",
+        "grammar.block_comment",
+        "driver.psql.stdin_block_comment",
+    )
+}
+KNOWN |= {
+    f"console {name}": _SAID
+    for name in (
+        "grammar.multi",
+        "grammar.multi_trailing",
+        "grammar.select_1",
+        "grammar.select_fn",
+        "grammar.begin",
+        "grammar.commit",
+        "grammar.rollback",
+        "grammar.start_tx",
+        "grammar.discard_all",
+        "grammar.deallocate",
+        "grammar.reset_all",
+        "set.admin.local",
+        "set.admin.time_zone",
+        "set.admin.names",
+        "set.admin.efd",
+        "set.admin.search_path",
+        "set.admin.appname",
+        "set.admin.stmt_timeout",
+        "set.stats.efd",
+        "set.stats.appname",
+        "show.notfaked.server_version",
+        "show.notfaked.transaction_isolation",
+        "show.notfaked.application_name",
+        "show.notfaked.extra_float_digits",
+        "show.notfaked.is_superuser",
+        "driver.psql.c_multi",
+        "driver.psql.stdin_multi",
+        "driver.psql.single_transaction",
+        "driver.psql.interactive_admin",
+        "driver.psycopg.default_transaction",
+        "driver.psycopg.transaction_block",
+        "driver.asyncpg.transaction",
+        "driver.asyncpg.pool",
+    )
+}
+KNOWN |= {
+    f"console {name}": _QUOTED
+    for name in (
+        "grammar.len451",
+        "protocol.big_query_4091",
+        "driver.psql.describe_d",
+    )
+}
+KNOWN |= {
+    f"console {name}": _ENDED
+    for name in (
+        "scenario.pause_resume_other_console",
+        "scenario.pause_resume_same_console",
+        "scenario.pause_cancel",
+        "scenario.pause_db_cancel",
+        "scenario.pause_db_resume_other",
+        "driver.psql.interactive_pause_ctrl_c",
+    )
+}
 _WAIT = Difference("who logs in waits, too", "counts from the moment it is queued")
 _SHOWN = Difference("the log shows what was sent", "control characters")
 KNOWN |= {f"console grammar.{name}": _SHOWN for name in ("formfeed", "vtab")}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from admin.show import TOPICS
-from admin.sql import TABLES
+from admin.sql import SOURCES
 
 LDAP = (
     "ldapserver=127.0.0.1 "
@@ -74,7 +74,7 @@ def test_no_secret_on_the_console(secretive: Any) -> None:
             if topic != "FDS" or user == "admin":
                 rows = one.console(f"SHOW {topic}", user)
                 assert "CANARY" not in str(rows), topic
-        for table in TABLES:
+        for table in SOURCES:
             assert "CANARY" not in str(one.console(f"SELECT * FROM {table}", user))
     rows = {row["key"]: row["value"] for row in one.console("SHOW CONFIG")}
     assert rows["auth_ldap_options"].endswith("ldapbindpasswd=***")

@@ -208,16 +208,3 @@ def test_psycopg2_reads_by_name(console):
         assert cursor.fetchone()[0] == "read committed"
     finally:
         connection.close()
-
-
-def test_psycopg2_default_transaction_is_refused_and_the_connection_lives(console):
-    connection = psycopg2.connect(console.conninfo("pgbouncer", "admin"))
-    try:
-        with pytest.raises(psycopg2.Error, match="invalid command 'BEGIN'"):
-            connection.cursor().execute("SHOW LISTS")
-        connection.autocommit = True
-        cursor = connection.cursor()
-        cursor.execute("SHOW VERSION")
-        assert cursor.fetchone() == ("PgBouncer 1.25.2",)
-    finally:
-        connection.close()

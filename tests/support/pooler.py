@@ -180,7 +180,13 @@ class RunningPooler(Pooler):  # type: ignore[misc]
 
     def complaints(self) -> list[str]:
         """What a healthy pooler does not write: anything besides log lines."""
-        logged = [line for line in self.text().splitlines() if not LINE.match(line)]
+        logged, quoting = [], False
+        for line in self.text().splitlines():
+            if LINE.match(line):
+                # Somebody's command may have any number of lines.
+                quoting = "invalid command '" in line
+            elif not (quoting and line.startswith("\t")):
+                logged.append(line)
         return [*logged, *self.last_words(), *self.failed_checks()]
 
     def failed_checks(self) -> list[str]:

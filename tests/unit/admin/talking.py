@@ -109,12 +109,13 @@ class FakeApp:
         self.consoles: dict[str, Any] = {}
         self.acts: list[Any] = []
         self.spoken: list[int] = []
+        self.started_at = 1_700_000_000 * MICROSECONDS
         self.busy = False  # a client holds a server: drains are not complete
         self.owed: list[Owed] = []
         self.reload_error = ""
         self.clients = [socket_row()]
         self.descriptors: list[FdRow] = []
-        self.commands = SimpleNamespace(handed_over=False)
+        self.commands = SimpleNamespace(handed_over=False, give_up=self.give_up)
 
     # Acts
 
@@ -132,6 +133,13 @@ class FakeApp:
         else:
             database.paused = True
         return self.defer(owed)
+
+    def give_up(self, owed: Owed) -> None:
+        """As `bouncer.commands` does for the only debt of a pause."""
+        self.owed.remove(owed)
+        if owed.tag == "PAUSE":
+            self.resume(None)
+        owed.cancelled()
 
     def suspend(self, owed: Owed) -> bool:
         self.global_mode = "suspend"
@@ -291,6 +299,8 @@ class FakeClient:
         self.tls_info = ""
         self.fd = -1
         self.unsent = 0
+        self.user = user
+        self.cancel_key = b"\0\0\x10\x01secr"
         self.tracked = None
         self.data = b""
         self.writes = 0

@@ -108,16 +108,22 @@ def test_two_deferred_commands_have_two_replies_with_their_own_tags() -> None:
     assert tags(talk.answers()) == ["PAUSE", "WAIT_CLOSE"]
 
 
-def test_lifted_pause_goes_on_owing() -> None:
-    """As PgBouncer: the next completed pause of anybody answers it."""
+def refusal(messages: list[dict[str, Any]]) -> tuple[str, str]:
+    (found,) = [dict(m["fields"]) for m in messages if m["msg"] == "ErrorResponse"]
+    return found["C"], found["M"]
+
+
+def test_lifted_pause_is_an_error() -> None:
+    """In PgBouncer the next completed pause of anybody answers it."""
     app = FakeApp()
     app.busy = True
     talk = Conversation(app)
     talk.ask("PAUSE")
     app.resume(None)
-    assert talk.answers() == []
+    lifted = "PAUSE was lifted before it was complete"
+    assert refusal(talk.answers()) == ("57014", lifted)
     app.owed[0].done()
-    assert tags(talk.answers()) == ["PAUSE"]
+    assert talk.answers() == []
 
 
 def test_reply_that_becomes_due_during_an_answer_comes_after_it(
@@ -193,7 +199,12 @@ def test_cancel_lifts_a_pause(logged: Any) -> None:
     logged.take()
     talk.console.cancel_requested(talk.client)
     assert app.global_mode == "none"
-    assert logged.take() == []
+    text = "canceling statement due to user request"
+    assert refusal(talk.answers()) == ("57014", text)
+    assert logged.take() == [
+        f"ERROR {text}",
+        f"WARNING {talk.client.prefix} pooler error: {text}",
+    ]
 
 
 def test_cancel_of_a_console_that_does_not_wait_is_worth_a_warning(
