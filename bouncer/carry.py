@@ -47,6 +47,17 @@ def put_tracked(stream: Any, user: Any, value: Any) -> None:
         stream.tracked = from_dict(value)
 
 
+def read_at_login(stream: Any, user: Any) -> dict[str, str]:
+    """Return the values that a RESET goes back to."""
+    return as_text(named_values(stream.at_login, True) if stream.at_login else ())
+
+
+def put_at_login(stream: Any, user: Any, value: Any) -> None:
+    """Take the values that a RESET goes back to."""
+    if value := texts(value):
+        stream.at_login = from_dict(value)
+
+
 def read_unasked(server: Any, user: Any) -> dict[str, str]:
     """Return what the server's login told of parameters that nobody asks for."""
     return as_text((server.unasked or {}).items())
@@ -113,6 +124,7 @@ def put_pool(stream: Any, user: Any, value: Any) -> None:
 
 SHARED = (
     Field("tracked", read_tracked, put_tracked),
+    Field("at_login", read_at_login, put_at_login),
     Field("unasked", read_unasked, put_unasked, (Server,)),
     Field("keys", read_keys, put_keys, (Client,)),
     Field("pool_keys", read_pool_keys, put_pool_keys),

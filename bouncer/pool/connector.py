@@ -193,7 +193,7 @@ class Connector:
         pool = server.pool
         server.cancel_key = login.cancel_key
         server.backend_pid = int.from_bytes(login.cancel_key[:4], "big")
-        server.tracked = known_parameters(login.parameters)
+        server.tracked = server.at_login = known_parameters(login.parameters)
         server.unasked = unasked_values(login.parameters)
         if not server.replication or pool.welcome is None:
             pool.take_welcome(login.parameters)

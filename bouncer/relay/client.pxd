@@ -59,6 +59,7 @@ cdef class Client(Stream):
         public int64_t transaction_start
         public int64_t wait_start
         public TrackedParams tracked
+        public TrackedParams at_login   # what RESET and DISCARD ALL go back to
         NameTable names         # prepared statements; None until the first
         uint64_t forgotten      # what was parsed up to this note is none of its names
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none

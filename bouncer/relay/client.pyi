@@ -19,6 +19,7 @@ class Client(Stream):
     transaction_start: int
     wait_start: int
     tracked: Any
+    at_login: Any
     app: Any
     user: Any
     user_state: Any

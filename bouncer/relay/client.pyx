@@ -1182,6 +1182,7 @@ cdef class Client(Stream):
         self.started = True
         self.specials = False
         self.forget_kept()
+        self.at_login = self.tracked
         move_client(self, CL_ACTIVE)
         return 0
 

@@ -137,7 +137,7 @@ cdef class Pool:
         server.client = client
         move_server(server, SV_ACTIVE)
         server.phase = PH_RELAY
-        server.fresh = False
+        server.fresh = server.put_back_due = False
         self.active.push_tail(server)
         if client.replication:
             return LINKED

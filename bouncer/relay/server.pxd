@@ -65,13 +65,17 @@ cdef class Server(Stream):
         bint fakes_due          # our own answers wait for the end of this message
         bint skipping           # ... which go nowhere
         public TrackedParams tracked
+        public TrackedParams at_login   # what RESET and DISCARD ALL leave here
+        bint has_reset          # its client has, since the last ReadyForQuery
+        bint put_back_due       # ... so its client's own values are to be set again
+        int asked_status        # the status when a query of ours was sent
         public dict unasked     # name -> value that its login told; see tracked.pyx
         TrackedParams equal_to  # a client's values that need no SET here
         PreparedSet prepared    # None until the first
         bint fatal              # its client has read a FATAL of it
         bint doubting           # it has contradicted what we know of *prepared*
         uint64_t forgetting     # what was parsed up to this note is perhaps gone soon
-        bytes reworded          # an ErrorResponse that goes out instead of this one
+        bytes reworded          # what goes out instead of this message; None: that
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
         public bytes cancel_key
@@ -110,6 +114,8 @@ cdef class Server(Stream):
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
     cdef int note_error(self, bytes body) except -1
     cdef int note_scope(self) except -1
+    cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1
+    cdef int put_back(self, Client client) except -1
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1
     cdef int skipped(self, uint32_t index) except -1
     cdef int unnamed_skipped(self, Unnamed before) except -1

@@ -16,6 +16,7 @@ class Server(Stream):
     cancels: int
     unasked: dict[bytes, bytes] | None
     tracked: Any
+    at_login: Any
     cancel_key: Any
     error: bytes | None
     app: Any

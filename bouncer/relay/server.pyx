@@ -24,12 +24,13 @@ from bouncer.relay.statements cimport (
     TOO_MANY, NameTable, Pending, Prepared, PreparedSet, Unnamed)
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.tracked cimport (
-    applied, changed, is_followed, is_unasked, means_something, merged, tracked_index)
+    applied, changed, is_followed, is_unasked, means_something, merged, parameter_name,
+    set_batch, tracked_index)
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
     BE_ERROR,
     BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE, FE_FUNCTION_CALL, FE_PARSE,
-    FE_QUERY, FE_SYNC, STATUS_IDLE)
+    FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 
 cdef enum:
@@ -238,7 +239,8 @@ cdef class Server(Stream):
                     return pos
                 continue
             if (code == BE_PARAMETER_STATUS
-                    or (code == BE_COMMAND_COMPLETE and (length == 19 or length == 16))
+                    or (code == BE_COMMAND_COMPLETE
+                        and (length == 19 or length == 16 or length == 10))
                     or code == BE_ERROR):
                 # Looked into: needed whole. One that is too large for that is
                 # forwarded, and the connection is not used again.
@@ -259,7 +261,7 @@ cdef class Server(Stream):
             self.remain = total
             verdict = ledger.heard(code)
             if verdict == PASSES:
-                if code == BE_ERROR and self.reworded is not None:
+                if self.reworded is not None:
                     self.pass_on(client, p + start, pos - start)
                     start = pos
                     self.skipping = True
@@ -515,6 +517,7 @@ cdef class Server(Stream):
         cdef Pool pool = self.pool
         cdef int64_t now
         self.status = status
+        self.has_reset = False
         if self.ledger.count:
             if client.leaving is not None and self.ledger.goals == 0:
                 return client.finish()
@@ -530,6 +533,9 @@ cdef class Server(Stream):
         if client.query_start:
             pool.query_us += now - client.query_start
             client.query_start = 0
+        if self.put_back_due and client.leaving is None and status != STATUS_FAILED \
+                and (status != STATUS_IDLE or pool.mode == SESSION):
+            self.put_back(client)
         if status != STATUS_IDLE:
             return 0 if client.leaving is None else client.finish()
         if client.transaction_start:
@@ -586,6 +592,7 @@ cdef class Server(Stream):
         cdef bytes packet = (b"Q" + (len(query) + 5).to_bytes(4, "big") + query + b"\0")
         self.phase = phase
         self.error = None
+        self.asked_status = self.status
         self.ledger.ready = False
         self.send(<const char*>packet, len(packet))
         return 0
@@ -643,12 +650,12 @@ cdef class Server(Stream):
         cdef Client client = self.client
         self.phase = PH_RELAY
         if phase == PH_APPLY:
-            if self.error is not None or self.status != STATUS_IDLE:
+            if self.error is not None or self.status != self.asked_status:
                 log.error("varcache_apply failed: "
                           + ("ERROR: " if self.error is None
                              else error_summary(self.error)))
                 return self.end("invalid server parameter", True, True, "08P01")
-            self.ledger.ready = True
+            self.ledger.ready = self.status == STATUS_IDLE
             self.error = None
             if client is not None:
                 self.tracked = applied(self.tracked, client.tracked)
@@ -685,13 +692,52 @@ cdef class Server(Stream):
             value = None
         self.tracked = changed(self.tracked, index, value)
         self.equal_to = None
+        if self.has_reset and self.note_reset(index, value):
+            return 0
         if (client is not None and client.tracked is not None
                 and self.phase == PH_RELAY and is_followed(index)
                 and (value is None or means_something(index, value))):
             client.tracked = changed(client.tracked, index, value)
-            self.equal_to = client.tracked
+            if not self.put_back_due:
+                self.equal_to = client.tracked
         if self.prepared is not None and self.tracked.scope != before:
             self.note_scope()
+        return 0
+
+    cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1:
+        """Does this value come of a RESET or DISCARD ALL of the client?
+
+        Then it is the server's, and the client has its own again, of its startup packet
+        (PostgreSQL: a reset goes back to what the session began with). It is told that,
+        where it has had another; before its next request the server is told, too.
+        """
+        cdef Client client = self.client
+        cdef bytes own
+        if (client is None or client.at_login is None or self.at_login is None
+                or client.tracked is None or self.phase != PH_RELAY
+                or is_unasked(index) or value != self.at_login.values[index]):
+            return False
+        own = client.at_login.values[index]
+        if own is None or own.lower() == value.lower():
+            return False
+        self.reworded = b""
+        if client.tracked.values[index] != own:
+            body = parameter_name(index) + b"\0" + own + b"\0"
+            self.reworded = b"S" + (len(body) + 4).to_bytes(4, "big") + body
+        client.tracked = changed(client.tracked, index, own)
+        self.put_back_due = True
+        return True
+
+    cdef int put_back(self, Client client) except -1:
+        """Its client keeps this server: it must have the client's values again."""
+        cdef bytes batch = None
+        self.put_back_due = False
+        if client.tracked is not None and self.tracked is not None:
+            batch = set_batch(client.tracked, self.tracked)
+        if batch is not None:
+            client.held_back = True
+            client.pause_reading()
+            self.ask(batch, PH_APPLY)
         return 0
 
     cdef int note_scope(self) except -1:
@@ -764,8 +810,15 @@ cdef class Server(Stream):
         return names.name_of(int(number))
 
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1:
-        """DISCARD ALL and DEALLOCATE ALL forget every prepared statement."""
+        """DISCARD ALL and DEALLOCATE ALL forget every prepared statement.
+
+        RESET and DISCARD ALL reset parameters, of which the server tells behind them.
+        """
         cdef Client client = self.client
+        if count == 6:
+            self.has_reset |= memcmp(p, b"RESET\0", 6) == 0
+            return 0
+        self.has_reset |= count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0
         if not ((count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0)
                 or (count == 15 and memcmp(p, b"DEALLOCATE ALL\0", 15) == 0)):
             return 0

@@ -20,4 +20,5 @@ cdef TrackedParams applied(TrackedParams server, TrackedParams client)
 cdef bint is_unasked(Py_ssize_t index) noexcept
 cdef bint means_something(Py_ssize_t index, bytes value) except -1
 cdef bint is_followed(Py_ssize_t index) except -1
+cdef bytes parameter_name(Py_ssize_t index)
 cdef TrackedParams merged(TrackedParams server, TrackedParams client)

@@ -74,6 +74,10 @@ cdef bint is_unasked(Py_ssize_t index) noexcept:
     return index >= asked
 
 
+cdef bytes parameter_name(Py_ssize_t index):
+    return names[index]
+
+
 cdef bint is_followed(Py_ssize_t index) except -1:
     return index < asked or names[index] == FOLLOWED
 

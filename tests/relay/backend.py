@@ -320,6 +320,10 @@ class Backend:
         elif verb == "set":
             self.values[words[1]] = words[2]
             self.say(f.complete("SET"))
+        elif verb == "reset":
+            for name in [words[1]] if words[1] != "all" else self.defaults:
+                self.values[name] = self.defaults[name]
+            self.say(f.complete("RESET"))
         elif verb == "notice":
             self.say(f.notice(" ".join(words[1:])), f.complete("DO"))
             self.flush()

@@ -214,7 +214,7 @@ class Relay:
         ours, theirs = pair(sndbuf)
         client = Client(self.poller, ours, self, None)
         client.user, client.pool = "user", self.pool
-        client.tracked = from_dict({**DEFAULTS, **given})
+        client.tracked = client.at_login = from_dict({**DEFAULTS, **given})
         client.watch()
         end = ClientEnd(theirs, self.turn, client)
         self.clients.append(end)
@@ -225,7 +225,7 @@ class Relay:
         ours, theirs = pair(sndbuf or self.server_sndbuf)
         server = Server(self.poller, ours, self, self.pool)
         server.address_text = "fake"
-        server.tracked = from_dict(DEFAULTS)
+        server.tracked = server.at_login = from_dict(DEFAULTS)
         server.watch(True)
         server.relay_phase()
         self.pool.push_login(server)

@@ -195,7 +195,7 @@ NOT_CARRIED = {
         **dict.fromkeys(
             ("state", "pool", "server", "app", "user", "user_state", "database",
              "listener", "door", "counted_database", "counted_user", "cancel_key",
-             "tracked"),
+             "tracked", "at_login"),
             PLACE),
         **dict.fromkeys(
             ("held_back", "dropping", "refusing", "leaving", "told_since", "remain", "wait_kind", "wait_start",
@@ -210,10 +210,12 @@ NOT_CARRIED = {
     "Server": {
         **dict.fromkeys(
             ("state", "pool", "client", "app", "login", "address", "host", "phase",
-             "address_text", "cancel_key", "backend_pid", "tracked", "unasked"), PLACE),
+             "address_text", "cancel_key", "backend_pid", "tracked", "unasked",
+             "at_login"), PLACE),
         **dict.fromkeys(
             ("cancels", "release_due", "place_due", "held_up", "reworded", "remain", "fakes_due",
-             "skipping", "error", "peer", "cancel_for"), STILL),
+             "skipping", "error", "peer", "cancel_for", "has_reset", "put_back_due",
+             "asked_status"), STILL),
         "equal_to": CACHE,
         "ledger": "field by field, below",
         "forgetting": "put in as the careful side of what is owed",
