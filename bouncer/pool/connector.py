@@ -87,8 +87,11 @@ class Connector:
     def connect_to(self, server: Any, address: Address) -> None:
         server.address = address
         server.address_text = address.text
+        tune = self.app.tune_server if address.family != 1 else None
         try:
-            sock, connected = connect_nonblocking(address.family, address.sockaddr)
+            sock, connected = connect_nonblocking(
+                address.family, address.sockaddr, tune
+            )
         except (OSError, OverflowError) as error:
             # OverflowError: a port that is none.
             reason = getattr(error, "strerror", None) or error
@@ -99,7 +102,6 @@ class Connector:
                 self.app.poller.put_off(lambda: self.failed(server))
             return
         if address.family != 1:
-            self.app.tune_server(sock.fileno())
             server.set_peer(address.host.partition("%")[0], address.port)
         else:
             server.note_unix(address.port)

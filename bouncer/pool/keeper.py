@@ -7,6 +7,7 @@ opened is decided in `plan`; this module carries it out.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from bouncer import log
@@ -335,11 +336,17 @@ class Keeper:
 
 
 def connect_nonblocking(
-    family: int, address: Any, source: Any = None
+    family: int, address: Any, tune: Callable[[int], None] | None = None
 ) -> tuple[socket.socket, bool]:
-    """Begin a connection; (socket, already connected). Raises OSError."""
+    """Begin a connection; (socket, already connected). Raises OSError.
+
+    *tune* sets its options, before connect() announces how much we can receive: a
+    buffer that shrinks behind that leaves windows that the other side cannot use.
+    """
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
+        if tune is not None:
+            tune(sock.fileno())
         try:
             sock.connect(address)
         except BlockingIOError:
