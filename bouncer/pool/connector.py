@@ -108,8 +108,12 @@ class Connector:
         server.attach(sock.detach())
         server.watch(connected)
         if connected:
+            self.app.poller.put_off(lambda: self.connected_at_once(server))
+
+    def connected_at_once(self, server: Any) -> None:
+        if not server.closed:
             server.talk_phase()
-            self.app.poller.put_off(lambda: self.connected(server, 0))
+            self.connected(server, 0)
 
     def connected(self, server: Any, error: int) -> None:
         """The kernel has connected, or has given up."""

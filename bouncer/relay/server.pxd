@@ -100,6 +100,7 @@ cdef class Server(Stream):
     cdef int on_ready(self, int status) except -1
     cdef int finish_asking(self) except -1
     cdef int find_place(self) except -1
+    cdef bint may_say_goodbye(self) except -1
     cdef int settle_ready(self) except -1
     cdef int probe(self) except -1
     cdef bint can_answer_now(self) except -1

@@ -23,6 +23,7 @@ from bouncer.relay.sockets cimport (
 from bouncer.relay.statements cimport (
     TOO_MANY, NameTable, Pending, Prepared, PreparedSet, Unnamed)
 from bouncer.relay.stream cimport Stream, next_id
+from bouncer.relay.talk import READ_BYTE
 from bouncer.relay.tracked cimport (
     applied, changed, is_followed, is_unasked, means_something, merged, parameter_name,
     set_batch, tracked_index)
@@ -901,7 +902,8 @@ cdef class Server(Stream):
             log.info(f"{self.prefix} closing because: {reason} "
                      f"(age={self.age_seconds}s)")
         if (terminate and buf_size(&self.out) == 0
-                and (client is None or client.sent_whole())):
+                and (client is None or client.sent_whole())
+                and self.may_say_goodbye()):
             # Behind half a message it would be taken for the rest of that.
             self.write(b"X\0\0\0\4")
         self.client = None
@@ -963,6 +965,18 @@ cdef class Server(Stream):
     def startup_params(self):
         """(name, value) pairs for its startup packet, in order."""
         return self.app.startup_params(self)
+
+    cdef bint may_say_goodbye(self) except -1:
+        """Would the other side take a Terminate for one?
+
+        Not before it has answered an SSLRequest, nor in the middle of a handshake:
+        there it looks like an attack. Nor as the first thing that it is told, nor
+        behind a CancelRequest.
+        """
+        if self.state == SV_ACTIVE_CANCEL or self.phase == PH_CONNECT \
+                or self.tls_handshaking:
+            return False
+        return self.talk is None or self.talk.waiting is not READ_BYTE
 
     cdef bint busy_with_part(self) noexcept:
         return (self.remain > 0 or self.held.end > self.held.start
