@@ -29,13 +29,13 @@ from bouncer.relay.tracked cimport (
     set_batch, tracked_index)
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
-    BE_ERROR,
-    BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE, FE_FUNCTION_CALL, FE_PARSE,
-    FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
+    BE_ERROR, BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE,
+    FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 
 cdef enum:
-    WHOLE_LIMIT = 65536         # largest message of a server that we look into
+    WHOLE_LIMIT = 65536         # largest message of a server that is looked into whole
+    LONG_HEAD = 1024            # bytes of a larger one's body that are looked at
     ANSWERS = 1000 * HEADER     # bytes of answers of our own that go out in one send
 
 
@@ -243,12 +243,13 @@ cdef class Server(Stream):
                     or (code == BE_COMMAND_COMPLETE
                         and (length == 19 or length == 16 or length == 10))
                     or code == BE_ERROR):
-                # Looked into: needed whole. One that is too large for that is
-                # forwarded, and the connection is not used again.
-                if total <= WHOLE_LIMIT and count - pos < total:
+                # Looked into: needed whole. Of one that is too large for that the
+                # first fields must do.
+                if count - pos < (
+                        total if total <= WHOLE_LIMIT else HEADER + LONG_HEAD):
                     break
                 if total > WHOLE_LIMIT:
-                    self.close_needed = True
+                    self.note_long(code, p + pos + HEADER)
                 elif code == BE_PARAMETER_STATUS:
                     self.note_parameter(p + pos + HEADER, total - HEADER)
                     if self.closed:
@@ -623,12 +624,15 @@ cdef class Server(Stream):
                 return count
             total = <Py_ssize_t>length + 1
             if (code == BE_READY or code == BE_ERROR or code == BE_PARAMETER_STATUS
-                    or code == BE_COMMAND_COMPLETE) and total <= WHOLE_LIMIT:
-                if count - pos < total:
+                    or code == BE_COMMAND_COMPLETE):
+                part = total if total <= WHOLE_LIMIT else HEADER + LONG_HEAD
+                if count - pos < part:
                     break
                 if code == BE_ERROR:
                     if self.error is None:
-                        self.error = p[pos + HEADER:pos + total]
+                        self.error = p[pos + HEADER:pos + part]
+                elif total > WHOLE_LIMIT:
+                    self.note_long(code, p + pos + HEADER)
                 elif code == BE_PARAMETER_STATUS:
                     self.note_parameter(p + pos + HEADER, total - HEADER)
                 elif code == BE_COMMAND_COMPLETE:
@@ -703,6 +707,24 @@ cdef class Server(Stream):
                 self.equal_to = client.tracked
         if self.prepared is not None and self.tracked.scope != before:
             self.note_scope()
+        return 0
+
+    cdef int note_long(self, int code, const char* p) except -1:
+        """Look at the first LONG_HEAD bytes of a body that is too large to wait for.
+
+        An error's SQLSTATE stands there, and a parameter's name. Where they do not,
+        or the value would count, nobody else gets the connection.
+        """
+        cdef bytes head = p[:LONG_HEAD]
+        if code == BE_ERROR and 0 <= head.find(b"\0C") < LONG_HEAD - 7:
+            self.note_error(head)
+            if self.reworded is not TOO_MANY:
+                self.reworded = None    # the rest of it goes out as it is
+            return 0
+        if (code == BE_PARAMETER_STATUS and b"\0" in head
+                and tracked_index(head.split(b"\0", 1)[0]) is None):
+            return 0
+        self.close_needed = True
         return 0
 
     cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1:

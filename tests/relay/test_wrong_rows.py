@@ -415,9 +415,10 @@ def test_server_that_says_too_much_is_closed(relay, leftover, is_late):
         f.error("57P01", "terminating connection", "FATAL"),
         f.error("XX000", "something is very wrong", "PANIC"),
         f.error("53200", "out of memory"),
-        f.error("54000", "x" * 70_000),
+        f.error("57P01", "x" * 70_000, "FATAL"),
+        f.error("54000", "x" * 70_000, "S" * 2000),
     ],
-    ids=["fatal", "panic", "out of memory", "too large to be looked into"],
+    ids=["fatal", "panic", "out of memory", "large and fatal", "large without a code"],
 )
 @pytest.mark.parametrize("prepared", [0, 200])
 def test_server_is_not_used_again_after_the_worst(relay, refusal, prepared):
