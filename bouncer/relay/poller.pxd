@@ -61,6 +61,7 @@ cdef class Poller:
     cdef int queue_flush(self, Stream stream) except -1
     cdef int flush_all(self) except -1
     cdef int flush_unsent(self) except -1
+    cdef int write_log(self) except -1
     cdef int run_later(self) except -1
     cdef int queue_turn(self, Stream stream) except -1
     cdef bint is_turn_over(self, int given) noexcept

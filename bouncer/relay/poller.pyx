@@ -176,6 +176,7 @@ cdef class Poller:
     cdef int flush_unsent(self) except -1:
         cdef Stream stream
         cdef list batch = self.unsent
+        self.write_log()
         self.unsent = []
         for item in batch:
             stream = <Stream>item
@@ -184,6 +185,15 @@ cdef class Poller:
                 stream.flush_out()
             except Exception as error:
                 self.crashed(stream, error)
+        return 0
+
+    cdef int write_log(self) except -1:
+        """Write what is logged before the bytes that tell somebody of it.
+
+        Who reads the log because of an error must find the line.
+        """
+        if self.unwritten:
+            self.after()
         return 0
 
     cdef int run_later(self) except -1:
@@ -321,8 +331,7 @@ cdef class Poller:
             self.ring()
         if self.now - begun > self.longest_us:
             self.longest_us = self.now - begun
-        if self.unwritten:
-            self.after()
+        self.write_log()
 
     def settle(self):
         """Flush after work that did not start in `dispatch` (timers, coroutines)."""
@@ -331,8 +340,7 @@ cdef class Poller:
         self.flush_all()
         if self.turns or self.later or self.unsent:
             self.ring()
-        if self.unwritten:
-            self.after()
+        self.write_log()
 
     def tick(self):
         """Read the clock; timers call it before they look at ages."""

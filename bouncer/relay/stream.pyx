@@ -637,6 +637,7 @@ cdef class Stream:
 
     def flush(self):
         """Send what is queued now."""
+        self.poller.write_log()
         self.flush_out()
 
     @property
@@ -685,6 +686,8 @@ cdef class Stream:
         """Close the socket and forget it; what is queued is sent if it fits."""
         if self.closed:
             return 0
+        if buf_size(&self.out) > 0:
+            self.poller.write_log()
         if self.tls_object is not None and not self.tls_handshaking:
             try:
                 self.tls_object.unwrap()
