@@ -91,8 +91,22 @@ class Commands:
             return
         for pool in self.pools():
             if pool.blocked:
-                for server in (*pool.idle, *pool.used, *pool.login):
+                for server in (*pool.idle, *pool.used):
                     server.disconnect("pause mode", True, False)
+                self.close_logins(pool)
+
+    def close_logins(self, pool: Any) -> None:
+        """Nobody logs in during a pause; but cancels go on to those who are busy.
+
+        A connection can carry one until its login has begun.
+        """
+        wanted = len(pool.cancels)
+        for server in pool.login:
+            if wanted and server.talk is None:
+                wanted -= 1
+            else:
+                self.app.keeper.spared.add(server)
+                server.disconnect("pause mode", True, False)
 
     def drained(self, database: DatabaseState | None) -> bool:
         pools = self.pools(database)

@@ -131,6 +131,8 @@ class Cancels:
             pool.push_cancel(server)
             pool.push_cancel_client(client, True)
             server.write(cancel_request(key))
+            if pool.cancels:
+                self.keeper.open_if_allowed(pool)  # each has a connection of its own
             return True
         if pool.peer is not None:
             self.keeper.not_needed(server, NOT_NEEDED)

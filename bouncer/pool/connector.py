@@ -136,6 +136,10 @@ class Connector:
                 )
         if self.app.cancels.use_connection(server):
             return
+        if server.pool.blocked and self.app.global_mode != "suspend":
+            # It was left in a pause for a cancel, which has found another way.
+            self.keeper.not_needed(server, "pause mode")
+            return
         if self.keeper.is_surplus(server):
             self.keeper.not_needed(server, "cancel connection was not needed")
             return
