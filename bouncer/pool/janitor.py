@@ -217,7 +217,7 @@ class Janitor:
             begun = client.query_start or client.wait_start
             waited = now - begun
             limit = limits.query_wait_timeout(client) * SECOND
-            if client.wait_kind == WAIT_QUERY and query and waited > query:
+            if query and waited > query:
                 client.disconnect("query_timeout")
             elif limit and waited > limit:
                 client.disconnect("query_wait_timeout")
