@@ -48,9 +48,8 @@ class Janitor:
         """Look after one database; one that nobody uses is left alone from now on."""
         pool_limit = self.app.settings.pool_idle_timeout * SECOND
         in_use = not database.auto or bool(
-            database.config.user
-            and database.pools
-            and self.app.limits.database_min_pool_size(database)
+            self.app.limits.database_min_pool_size(database)
+            and any(self.is_kept_warm(pool) for pool in database.pools.values())
         )
         for pool in list(database.pools.values()):
             busy = pool.client_count or pool.server_count
@@ -184,8 +183,21 @@ class Janitor:
             least
             and pool.server_count < (min(least, size) if size else least)
             and (pool.client_count or pool.database.config.user)
+            and self.is_known(pool)
         ):
             self.keeper.open_if_allowed(pool, evict=False)
+
+    def is_kept_warm(self, pool: Any) -> bool:
+        """Whether a pool has its min_pool_size with nobody there to use it."""
+        return bool(pool.database.config.user) and self.is_known(pool)
+
+    def is_known(self, pool: Any) -> bool:
+        """Whether there is such a database, as far as a pool knows.
+
+        What an automatic one is called, anybody can make up: where no server has
+        logged in, or PostgreSQL says that there is none, nothing is kept warm.
+        """
+        return not pool.database.auto or pool.reached or pool.live_count > 0
 
     # Clients
 
@@ -279,7 +291,7 @@ class Janitor:
         database = pool.database
         if pool.client_count or pool.server_count:
             pool.idle_since = now
-        elif database.config.user and self.app.limits.min_pool_size(pool) > 0:
+        elif self.is_kept_warm(pool) and self.app.limits.min_pool_size(pool) > 0:
             return
         elif now - pool.idle_since > limit:
             age = (now - pool.idle_since) // SECOND

@@ -22,6 +22,7 @@ WAIT_QUERY, WAIT_WELCOME, WAIT_AUTH = range(3)  # client.pxd, WaitKind
 CACHED_ERROR = 99  # bytes of a login error that later clients are told
 SHOWN_REASON = 127  # bytes of a relayed text in a closing reason
 CANNOT_CONNECT_NOW = "57P03"
+NO_SUCH_DATABASE = "3D000"
 RECOVERY = 300_000  # us without attempts after we had nothing to connect with
 
 
@@ -259,6 +260,7 @@ class Keeper:
         pool = server.pool
         pool.failed = False
         pool.last_error = ""
+        pool.reached = True
         client = server.client
         if server.replication:
             self.replication_ready(pool, server, client)
@@ -297,6 +299,8 @@ class Keeper:
                 f"server login failed: {shown}" if shown else "server login failed"
             )
         self.note_failure(pool, problem.text)
+        if problem.sqlstate == NO_SUCH_DATABASE:
+            pool.reached = False
         if (
             pool.live_count == 0 or pool.welcome is None
         ) and problem.sqlstate != CANNOT_CONNECT_NOW:

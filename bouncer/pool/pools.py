@@ -47,6 +47,7 @@ class ServerPool(Pool):
         self.last_error = ""  # its reason, for later clients
         self.last_attempt = 0
         self.failing_since = 0  # first failure since the last success
+        self.reached = False  # a server has logged in, and the database is still there
         self.last_lifetime_close = 0
         self.hosts: Any = None  # hosts.HostList of the entry
         self.host_key: Any = None  # what it was made from
