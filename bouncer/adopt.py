@@ -60,6 +60,8 @@ UNKNOWN: Final = "(unknown)"
 STATEMENT_ROOM: Final = 1 << 24
 CREDENTIALS: Final = struct.Struct("3i")
 MOST_IDS: Final = 1 << 62
+# Values of server_tls_sslmode with which a server may have no TLS.
+PLAIN_ALLOWED: Final = ("disable", "allow", "prefer")
 
 
 def begin(app: Bouncer) -> "Adoption | None":
@@ -271,6 +273,10 @@ class Adoption:
         """Make a server idle, or link it to the client that it was linked to."""
         server = self.servers[row.number]
         client = self.clients.get(row.link)
+        # What is handed over has no TLS; our file may ask for it by now.
+        mode = self.app.settings.server_tls_sslmode
+        must_go = mode not in PLAIN_ALLOWED and not server.is_unix
+        server.close_needed = must_go
         if client is None:
             server.pool.login_done(server)
         else:
@@ -284,6 +290,8 @@ class Adoption:
                 owes_unknown(server)
         if row.state:
             restore_server(server, row.state)
+        if must_go:
+            server.close_needed = server.pool.flagged = True
 
 
 def check_links(rows: Sequence[Row]) -> None:

@@ -357,6 +357,7 @@ class Bouncer:
             log.error(text)
             return False
         self.client_tls = fresh
+        self.commands.renew_tls()
         return True
 
     def set(self, key: str, value: str) -> list[str]:
@@ -373,6 +374,7 @@ class Bouncer:
                     "TLS settings could not be applied, still using old configuration"
                 ]
             self.client_tls = fresh
+            self.commands.renew_tls()
         return []
 
     # Clients

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bouncer import log
-from bouncer.errors import CommandError
+from bouncer.auth import tls
+from bouncer.errors import CommandError, ConfigError
 from bouncer.pool.registry import CONSOLE, DatabaseState
 from bouncer.succession import step_aside
 
@@ -39,12 +40,29 @@ class Debt:
         return self.tag in ("PAUSE", "SUSPEND") and self.database is database
 
 
+def server_tls(settings: Any) -> tuple[str, ...]:
+    """What is said about TLS on connections to servers."""
+    mode: str = settings.server_tls_sslmode
+    if mode == "disable":
+        return (mode,)
+    return (
+        mode,
+        settings.server_tls_protocols,
+        settings.server_tls_ciphers,
+        settings.server_tls13_ciphers,
+        settings.server_tls_ca_file,
+        settings.server_tls_cert_file,
+        settings.server_tls_key_file,
+    )
+
+
 class Commands:
     """Changes the mode of the whole pooler or of one database."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
         self.owed: list[Debt] = []
+        self.tls_source = server_tls(app.settings)
         self.suspend_done = False
         self.suspend_began = 0
         self.handed_over = False  # SHOW FDS has given all descriptors away
@@ -281,6 +299,26 @@ class Commands:
         """The entry of *database* has changed: its connections are renewed."""
         for pool in list(database.pools.values()):
             self.renew_pool(pool)
+
+    def renew_tls(self) -> None:
+        """`server_tls_*` may have changed: nobody stays on the old terms.
+
+        Not while they allow no connection at all: then what there is must do.
+        """
+        settings = self.app.settings
+        source = server_tls(settings)
+        if source == self.tls_source:
+            return
+        if settings.server_tls_sslmode != "disable":
+            try:
+                tls.connect_context(settings)
+            except ConfigError as error:
+                log.error(str(error))
+                return
+        self.tls_source = source
+        for pool in self.pools():
+            if not all(server.is_unix for server in pool.servers()):
+                self.renew_pool(pool)
 
     def renew_pool(self, pool: Any) -> None:
         pool.forget_welcome()
