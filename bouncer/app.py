@@ -15,6 +15,7 @@ from typing import Any
 from bouncer import log
 from bouncer.auth import tls
 from bouncer.commands import Commands
+from bouncer.config import queries
 from bouncer.config.hba import HbaRules
 from bouncer.config.ident import IdentMaps
 from bouncer.config.load import load
@@ -207,9 +208,8 @@ class Bouncer:
         self.door.most_sockets = settings.max_client_conn
         self.poller.max_packet_size = settings.max_packet_size & 0xFFFFFFFF
         self.poller.loop_count = max(settings.sbuf_loopcnt, 0)
-        query = settings.server_check_query
-        self.checks_servers = bool(query)
-        self.check_query = b"" if query == "<empty>" else log.encode(query)
+        self.checks_servers = bool(settings.server_check_query)
+        self.reset_query, self.check_query = queries.own(settings)
         relay_client.configure(
             bool(settings.disable_pqexec),
             bool(settings.log_disconnections),
@@ -240,7 +240,7 @@ class Bouncer:
         pool.mode = MODES[self.limits.pool_mode(pool)]
         pool.max_prepared = max(settings.max_prepared_statements, 0)
         pool.round_robin = bool(settings.server_round_robin)
-        pool.reset_query = log.encode(settings.server_reset_query)
+        pool.reset_query = self.reset_query
         pool.reset_on_release = bool(pool.reset_query) and (
             pool.mode == 0 or bool(settings.server_reset_query_always)
         )

@@ -11,6 +11,7 @@ from bouncer.check.findings import ERROR, WARNING, Finding, at
 from bouncer.check.reading import Reading, source_of
 from bouncer.check.suggest import COMMENT_BEHIND
 from bouncer.config.params import MAIN, PARAMS, ROWS, Kind
+from bouncer.config.queries import doubts
 from bouncer.config.settings import Database, UserOptions
 
 PORTS: Final = range(1, 65536)
@@ -258,6 +259,20 @@ def modes(reading: Reading) -> Iterator[Finding]:
             )
 
 
+def own_queries(reading: Reading) -> Iterator[Finding]:
+    """Queries of our own that PostgreSQL will refuse."""
+    for doubt in doubts(reading.config):
+        hint = "no quotes" if "quotes" in doubt.text else ""
+        if doubt.database:
+            config = reading.config
+            entry = config.databases.get(doubt.database) or config.autodb
+            assert entry is not None
+            text = f"{doubt.setting}: {doubt.text}"
+            yield about_line(entry.source, doubt.database, text, hint)
+        else:
+            yield about(reading, doubt.setting, doubt.text, hint)
+
+
 # Names
 
 
@@ -327,6 +342,7 @@ RULES: Final[tuple[Rule, ...]] = (
     reserve,
     sizes,
     modes,
+    own_queries,
     names,
     peers,
 )

@@ -12,6 +12,7 @@ from typing import Any
 from bouncer import log
 from bouncer.auth.scram import fits
 from bouncer.auth.secrets import kinds_of, parse_scram
+from bouncer.config import queries
 from bouncer.config.load import make_autodb
 from bouncer.config.settings import Configuration, Database, Peer, UserOptions
 from bouncer.pool.pools import ServerPool
@@ -342,6 +343,7 @@ class Registry:
         dropped: databases and peers that the configuration no longer has.
         """
         self.changed()
+        queries.warn(configuration)
         self.configuration = configuration
         changed: list[DatabaseState] = []
         dropped: list[Any] = []

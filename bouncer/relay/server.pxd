@@ -79,7 +79,8 @@ cdef class Server(Stream):
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
         public bytes cancel_key
-        public bytes error      # first ErrorResponse while we were asking
+        public bytes error      # first ErrorResponse while we were asking, or its head
+        uint32_t asked          # Queries of our own that are not answered yet
         # Told by the policy
         public object app
         public object login     # UserState whose secret was used
@@ -99,8 +100,8 @@ cdef class Server(Stream):
     cdef int note_settled(self) except -1
     cdef int on_ready(self, int status) except -1
     cdef int finish_asking(self) except -1
-    cdef int find_place(self) except -1
     cdef bint may_say_goodbye(self) except -1
+    cdef int find_place(self) except -1
     cdef int settle_ready(self) except -1
     cdef int probe(self) except -1
     cdef bint can_answer_now(self) except -1
@@ -112,8 +113,8 @@ cdef class Server(Stream):
     cdef int owe_fake(self, int code, Pending pending) except -1
     cdef int answer_fakes(self) except -1
     cdef int copy_given_up(self) except -1
-    cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
     cdef int note_long(self, int code, const char* p) except -1
+    cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
     cdef int note_error(self, bytes body) except -1
     cdef int note_scope(self) except -1
     cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1

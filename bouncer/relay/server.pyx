@@ -57,13 +57,25 @@ cdef inline str shown_code(int code):
     return chr(code) if 32 < code < 127 else "?"
 
 
-def error_summary(bytes body not None):
-    """"SEVERITY: text" of an ErrorResponse body."""
+cdef dict error_fields(bytes body):
     fields = {}
     for part in body.split(b"\0"):
         if part:
             fields[part[:1]] = part[1:].decode("utf-8", "replace")
+    return fields
+
+
+def error_summary(bytes body not None):
+    """"SEVERITY: text" of an ErrorResponse body."""
+    fields = error_fields(body)
     return f"{fields.get(b'S', 'ERROR')}: {fields.get(b'M', '')}"
+
+
+def error_in_full(bytes body not None):
+    """"SEVERITY: SQLSTATE: text" of an ErrorResponse body."""
+    fields = error_fields(body)
+    return (f"{fields.get(b'S', 'ERROR')}: {fields.get(b'C', 'XX000')}: "
+            f"{fields.get(b'M', '')}")
 
 
 cdef class Server(Stream):
@@ -590,12 +602,16 @@ cdef class Server(Stream):
     # Queries of our own: SETs, reset, check
 
     cdef int ask(self, bytes query, int phase) except -1:
-        """Send one simple Query whose answers are ours."""
-        cdef bytes packet = (b"Q" + (len(query) + 5).to_bytes(4, "big") + query + b"\0")
+        """Send simple Queries whose answers are ours; a NUL stands between two."""
+        cdef bytes packet = b""
+        cdef list parts = [query] if phase == PH_APPLY else query.split(b"\0")
+        for part in parts:
+            packet += b"Q" + (len(part) + 5).to_bytes(4, "big") + part + b"\0"
         self.phase = phase
         self.error = None
         self.asked_status = self.status
         self.ledger.ready = False
+        self.asked = len(parts)
         self.send(<const char*>packet, len(packet))
         return 0
 
@@ -641,6 +657,9 @@ cdef class Server(Stream):
                     self.pool.server_bytes += total
                     self.status = <uint8_t>p[pos + HEADER]
                     pos += total
+                    if self.asked > 1:
+                        self.asked -= 1
+                        continue
                     self.behind = count - pos
                     self.finish_asking()
                     return pos
@@ -668,6 +687,10 @@ cdef class Server(Stream):
                 self.equal_to = client.tracked
                 client.go_on()
             return 0
+        if self.error is not None:
+            name = "server_reset_query" if phase == PH_RESET else "server_check_query"
+            log.warning(f"{self.prefix} {name} was refused: "
+                        f"{error_in_full(self.error)}")
         if self.status != STATUS_IDLE or (phase == PH_RESET and self.error is not None):
             # What the last client has set is still there.
             return self.end("reset query failed" if phase == PH_RESET
@@ -946,6 +969,18 @@ cdef class Server(Stream):
             client.end(reason, notify, sqlstate)
         return 0
 
+    cdef bint may_say_goodbye(self) except -1:
+        """Would the other side take a Terminate for one?
+
+        Not before it has answered an SSLRequest, nor in the middle of a handshake:
+        there it looks like an attack. Nor as the first thing that it is told, nor
+        behind a CancelRequest.
+        """
+        if self.state == SV_ACTIVE_CANCEL or self.phase == PH_CONNECT \
+                or self.tls_handshaking:
+            return False
+        return self.talk is None or self.talk.waiting is not READ_BYTE
+
     # Talks
 
     def talk_over(self, value):
@@ -987,18 +1022,6 @@ cdef class Server(Stream):
     def startup_params(self):
         """(name, value) pairs for its startup packet, in order."""
         return self.app.startup_params(self)
-
-    cdef bint may_say_goodbye(self) except -1:
-        """Would the other side take a Terminate for one?
-
-        Not before it has answered an SSLRequest, nor in the middle of a handshake:
-        there it looks like an attack. Nor as the first thing that it is told, nor
-        behind a CancelRequest.
-        """
-        if self.state == SV_ACTIVE_CANCEL or self.phase == PH_CONNECT \
-                or self.tls_handshaking:
-            return False
-        return self.talk is None or self.talk.waiting is not READ_BYTE
 
     cdef bint busy_with_part(self) noexcept:
         return (self.remain > 0 or self.held.end > self.held.start

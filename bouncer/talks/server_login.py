@@ -22,6 +22,7 @@ from bouncer.auth.md5 import answer as md5_answer
 from bouncer.auth.md5 import hash_password
 from bouncer.auth.scram import ClientSide, ScramError, fits
 from bouncer.auth.secrets import MD5, PLAIN, SCRAM, kind_of, parse_scram
+from bouncer.config.queries import split_if_needed
 from bouncer.errors import (
     CANNOT_ANSWER,
     DEFAULT_SQLSTATE,
@@ -135,11 +136,12 @@ def server_login(server: Any, app: Any) -> Talk:
             take_message(server, login, code, body)
     connect_query = server.pool.database.config.connect_query
     if connect_query:
-        asked = query(connect_query)
-        if len(asked) > LONGEST_PACKET:
+        if len(query(connect_query)) > LONGEST_PACKET:
             raise Disconnect("exec_on_connect query failed", notify=False)
-        server.write(asked)
-        yield from connect_query_done(server, login)
+        parts = split_if_needed(connect_query)
+        server.write(b"".join(query(part) for part in parts))
+        for _ in parts:
+            yield from connect_query_done(server, login)
     return login
 
 

@@ -36,9 +36,7 @@ def test_tcp_socket_buffer_is_known_when_the_window_is_announced_to_a_server(
     pooler: Callable[..., Any], listening: socket.socket
 ) -> None:
     """It was set behind connect(): 500 kB took 13 s through windows of no use."""
-    one = pooler(
-        {"tcp_socket_buffer": SMALL}, server_port=listening.getsockname()[1]
-    )
+    one = pooler({"tcp_socket_buffer": SMALL}, server_port=listening.getsockname()[1])
     with socket.create_connection(("127.0.0.1", one.port)) as sock:
         Client(sock, Patience()).start(MESSAGE)
         with listening.accept()[0] as server:

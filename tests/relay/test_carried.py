@@ -215,7 +215,7 @@ NOT_CARRIED = {
         **dict.fromkeys(
             ("cancels", "release_due", "place_due", "held_up", "reworded", "remain", "fakes_due",
              "skipping", "error", "peer", "cancel_for", "has_reset", "put_back_due",
-             "asked_status"), STILL),
+             "asked_status", "asked"), STILL),
         "equal_to": CACHE,
         "ledger": "field by field, below",
         "forgetting": "put in as the careful side of what is owed",

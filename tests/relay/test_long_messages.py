@@ -65,7 +65,9 @@ def test_long_value_of_a_followed_parameter_costs_the_server(relay):
     r = relay()
     client = r.client()
     client.send(f.query("a"))
-    r.servers[0].send(f.parameter_status("TimeZone", LONG), f.complete("SET"), f.ready())
+    r.servers[0].send(
+        f.parameter_status("TimeZone", LONG), f.complete("SET"), f.ready()
+    )
     assert client.codes() == "SCZ"
     assert r.reasons == ["close_needed"]
 

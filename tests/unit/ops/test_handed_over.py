@@ -60,8 +60,9 @@ NOT_TOLD = {
                          "client_parses", "server_parses", "binds", "logins", "newer",
                          "older"), COUNTED),
         **dict.fromkeys(("welcomes", "last_welcome", "flagged", "idle_since"), CACHE),
-        **dict.fromkeys(("failed", "last_error", "last_attempt", "failing_since", "reached",
-                         "last_lifetime_close", "hosts", "host_key"), ATTEMPTS),
+        **dict.fromkeys(("failed", "last_error", "last_attempt", "failing_since",
+                         "reached", "last_lifetime_close", "hosts", "host_key"),
+                        ATTEMPTS),
     },
     "DatabaseState": {
         **dict.fromkeys(("auto", "config"), CONFIGURED),

@@ -468,8 +468,19 @@ def test_connect_query_runs_before_the_login_is_over(logged: Lines) -> None:
     assert logged.take() == ["ERROR S: error while executing exec_on_query: ERROR: bad"]
 
 
+def test_connect_query_is_cut_only_where_it_would_be_refused(logged: Lines) -> None:
+    server = server_of(database={"connect_query": "discard all; set x = 1"})
+    done = (ord("C"), b"SET\0")
+    login(server, OK, KEY, READY, done, READY, done, READY)
+    both = messages.query("discard all") + messages.query("set x = 1")
+    assert server.sent.endswith(both)
+    server = server_of(database={"connect_query": "set y = 2; set x = 1"})
+    login(server, OK, KEY, READY, done, done, READY)
+    assert server.sent.endswith(messages.query("set y = 2; set x = 1"))
+
+
 def test_connect_query_error_without_fields(logged: Lines) -> None:
-    server = server_of(database={"connect_query": "x"})
+    server = server_of(database={"connect_query": "select x"})
     login(server, OK, READY, (ord("E"), b"\0"), READY)
     assert logged.take() == [
         "ERROR S: error while executing exec_on_query: "
