@@ -95,3 +95,18 @@ def test_long_error_while_parameters_are_set_is_an_error(relay, logged):
     server.send(f.error("22023", LONG), f.ready())
     assert logged.has("varcache_apply failed: ERROR: xxx")
     assert r.reasons == ["invalid server parameter"]
+
+
+@pytest.mark.parametrize("prepared", [0, 10])
+def test_long_error_in_a_pipeline_is_an_error(relay, prepared):
+    """What stands behind it is skipped, and the server is clean after its Sync."""
+    r = relay(prepared=prepared)
+    client = r.client()
+    client.send(f.parse("", "select a"), f.bind(""), f.execute())
+    client.send(f.parse("", "select b"), f.bind(""), f.execute(), f.SYNC)
+    server = r.servers[0]
+    answers = f.PARSE_COMPLETE + f.BIND_COMPLETE + f.error("22012", LONG) + f.ready()
+    server.send(answers)
+    assert client.take() == answers
+    server.take()
+    served_again(r)
