@@ -331,7 +331,8 @@ cdef class Poller:
             self.ring()
         if self.now - begun > self.longest_us:
             self.longest_us = self.now - begun
-        self.write_log()
+        if self.unwritten:
+            self.after()
 
     def settle(self):
         """Flush after work that did not start in `dispatch` (timers, coroutines)."""
@@ -340,7 +341,8 @@ cdef class Poller:
         self.flush_all()
         if self.turns or self.later or self.unsent:
             self.ring()
-        self.write_log()
+        if self.unwritten:
+            self.after()
 
     def tick(self):
         """Read the clock; timers call it before they look at ages."""
