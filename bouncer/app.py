@@ -533,6 +533,7 @@ class Bouncer:
     def addresses_changed(self, name: str, lost: frozenset[str]) -> None:
         """DNS no longer knows some addresses: their connections are flagged."""
         for pool in self.registry.all_pools():
+            self.keeper.follow_name(pool, name, lost)
             if pool.database.config.host != name:
                 continue
             for server in pool.servers():

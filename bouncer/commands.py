@@ -142,7 +142,6 @@ class Commands:
         self.block()
         for pool in self.pools(database):
             if not pool.blocked:
-                pool.failed = pool.failed and pool.last_error != "pause mode"
                 self.app.keeper.wants_server(pool)
         # Last: a console that is told goes on at once, with another PAUSE perhaps.
         for debt in lifted:
@@ -322,6 +321,7 @@ class Commands:
 
     def renew_pool(self, pool: Any) -> None:
         pool.forget_welcome()
+        pool.forget_failures()
         pool.flagged = True
         for server in pool.login:
             server.disconnect("connect string changed", True, False)

@@ -127,7 +127,7 @@ class Cancels:
                 busy.cancels += 1
                 self.carrying[server] = busy
             server.cancel_for = client
-            pool.failed = False
+            self.keeper.reached(server)
             pool.push_cancel(server)
             pool.push_cancel_client(client, True)
             server.write(cancel_request(key))

@@ -13,7 +13,7 @@ from typing import Any
 
 from bouncer import log
 from bouncer.errors import Disconnect, LoginFailed
-from bouncer.pool.hosts import Address, HostList, LookupFailed
+from bouncer.pool.hosts import Address, LookupFailed
 from bouncer.pool.keeper import Keeper, connect_nonblocking, known_parameters
 from bouncer.relay.tracked import from_dict, named_values, unasked_values
 from bouncer.talks.server_login import server_login
@@ -37,12 +37,15 @@ class Connector:
 
     def connect(self, server: Any) -> None:
         """Begin to connect *server* to the database of its pool."""
-        hosts = self.host_list(server)
         config = server.peer.config if server.peer else server.pool.database.config
-        server.host = host = hosts.pick()
+        server.host = host = self.keeper.attempts[server].target.host
         server.address_text = "(bad-af):0"
+
+        def choose(usual: tuple[str, ...], others: tuple[str, ...]) -> str:
+            return self.choose(server, usual, others)
+
         try:
-            found = self.app.hosts.resolve(host, config.port)
+            found = self.app.hosts.resolve(host, config.port, choose)
         except LookupFailed:
             self.app.poller.put_off(lambda: self.no_address(server, host))
             return
@@ -51,17 +54,15 @@ class Connector:
         else:
             found.add_done_callback(lambda future: self.resolved(server, host, future))
 
-    def host_list(self, server: Any) -> HostList:
-        """The host list of the pool, made anew when the entry has changed."""
-        config = server.peer.config if server.peer else server.pool.database.config
-        balance = getattr(config, "load_balance_hosts", "round-robin")
-        key = (config.host, balance)
-        pool = server.pool
-        if pool.host_key != key:
-            pool.host_key = key
-            pool.hosts = HostList(config.host, balance)
-        hosts: HostList = pool.hosts
-        return hosts
+    def choose(
+        self, server: Any, usual: tuple[str, ...], others: tuple[str, ...]
+    ) -> str:
+        """Take one of a name's addresses; *usual* ones are there."""
+        attempt = self.keeper.attempts.get(server)
+        if attempt is None:
+            return usual[0]  # it has been closed meanwhile
+        ranks = self.keeper.ranks(server.pool)
+        return attempt.targets.place(attempt, usual, others, ranks)
 
     def resolved(self, server: Any, host: str, future: asyncio.Future[Address]) -> None:
         self.app.poller.tick()
@@ -76,8 +77,10 @@ class Connector:
     def no_address(self, server: Any, host: str) -> None:
         if server.closed:
             return
-        self.keeper.note_failure(server.pool, "server DNS lookup failed")
-        server.pool.hosts.failed()
+        attempt = self.keeper.attempts.get(server)
+        if attempt is not None:
+            attempt.targets.has_no_address(attempt)
+        self.keeper.attempt_failed(server, "server DNS lookup failed")
         if not host and not self.app.settings.unix_socket_dir:
             log.error(f"unix socket dir not configured: {server.pool.database_name}")
             server.disconnect("cannot connect", False, False)
@@ -122,7 +125,6 @@ class Connector:
         if error:
             if log.verbosity:
                 log.debug(f"{server.prefix} connect failed: {os.strerror(error)}")
-            self.app.hosts.connect_failed(server.address)
             self.failed(server)
             return
         if self.app.settings.log_connections:
@@ -167,8 +169,7 @@ class Connector:
 
     def failed(self, server: Any) -> None:
         if not server.closed:
-            server.pool.hosts.failed()
-            self.keeper.note_failure(server.pool, "connect failed")
+            self.keeper.attempt_failed(server, "connect failed")
             server.disconnect("connect failed", False, False)
 
     def out_of_means(self, server: Any) -> None:
@@ -213,8 +214,7 @@ class Connector:
         if isinstance(problem, LoginFailed):
             self.keeper.login_failed(server, problem)
         elif isinstance(problem, Disconnect):
-            server.pool.hosts.failed()
-            self.keeper.note_failure(server.pool, problem.reason)
+            self.keeper.attempt_failed(server, problem.reason)
             server.disconnect(
                 None if problem.silent else problem.reason, problem.notify, False
             )

@@ -1,4 +1,4 @@
-"""Where the servers are: host lists, Unix sockets, DNS with a cache of its own.
+"""Where the servers are: Unix sockets, numbers, DNS with a cache of its own.
 
 The one hard idea: what needs no question gets no question. `Hosts.resolve` returns
 an `Address` at once for a path, a number or a name that is cached, and a future
@@ -82,33 +82,8 @@ def numeric(host: str) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 
 
-class HostList:
-    """The hosts of one database for one pool, and whose turn it is.
-
-    With `round-robin` every new connection takes the next host; with `disable` the
-    host stays until a connection to it fails.
-    """
-
-    __slots__ = ("hosts", "rotate", "turn")
-
-    def __init__(self, text: str | None, balance: str) -> None:
-        # Pieces are not trimmed: PgBouncer takes a blank for part of the name.
-        names = [name for name in (text or "").split(",") if name]
-        self.hosts: tuple[str, ...] = tuple(names) or ("",)
-        self.rotate = balance != "disable"
-        self.turn = 0
-
-    def pick(self) -> str:
-        """Return the host for a new connection; "" is the Unix socket directory."""
-        host = self.hosts[self.turn % len(self.hosts)]
-        if self.rotate:
-            self.turn += 1
-        return host
-
-    def failed(self) -> None:
-        """Say that a connection to the host picked last failed."""
-        if not self.rotate:
-            self.turn += 1
+# Takes the addresses of the usual kind and the others, best first; returns one.
+Choice = Callable[[tuple[str, ...], tuple[str, ...]], str]
 
 
 class Entry:
@@ -123,7 +98,7 @@ class Entry:
         self.expires = 0.0
         self.turn = 0
         self.asking = False
-        self.waiting: list[tuple[asyncio.Future[Address], int]] = []
+        self.waiting: list[tuple[asyncio.Future[Address], int, Choice | None]] = []
 
     @property
     def zone(self) -> str:
@@ -138,13 +113,17 @@ class Entry:
         six = ":" in self.addresses[0]
         return tuple(text for text in self.addresses if (":" in text) is six)
 
-    def next(self, port: int) -> Address:
-        """Return the next address in turn."""
+    def next(self, port: int, choose: Choice | None = None) -> Address:
+        """Return the next address in turn, or the one that *choose* takes."""
         usable = self.usable
         if not usable:
             raise LookupFailed(f"no address of {self.name}")
-        host = usable[self.turn % len(usable)]
-        self.turn += 1
+        if choose is not None:
+            others = tuple(text for text in self.addresses if text not in usable)
+            host = choose(usable, others)
+        else:
+            host = usable[self.turn % len(usable)]
+            self.turn += 1
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return Address(family, host, port, name=self.name)
 
@@ -173,11 +152,14 @@ class Hosts:
 
     # Called by the pools
 
-    def resolve(self, host: str, port: int) -> Address | asyncio.Future[Address]:
+    def resolve(
+        self, host: str, port: int, choose: Choice | None = None
+    ) -> Address | asyncio.Future[Address]:
         """Return the address of *host*, or a future of it when DNS must be asked.
 
         The future fails with `LookupFailed`, and so does the call, when the name is
-        known to have no address. `""` is the directory of unix_socket_dir.
+        known to have no address. `""` is the directory of unix_socket_dir. Of several
+        addresses *choose* takes one: whose turn it is, each pool knows for itself.
         """
         host = host or self.settings.unix_socket_dir
         if not host or host[0] in "/@":
@@ -195,9 +177,9 @@ class Hosts:
             entry = self._entries[host] = Entry(host)
             self._follow_period()
         if not entry.asking and entry.expires > time.monotonic():
-            return entry.next(port)
+            return entry.next(port, choose)
         future: asyncio.Future[Address] = self._loop.create_future()
-        entry.waiting.append((future, port))
+        entry.waiting.append((future, port, choose))
         self._ask(entry)
         return future
 
@@ -229,7 +211,7 @@ class Hosts:
         self._stop_timer()
         self._resolver.close()
         for entry in self._entries.values():
-            for future, _ in entry.waiting:
+            for future, _, _ in entry.waiting:
                 future.cancel()
             entry.waiting.clear()
 
@@ -289,11 +271,11 @@ class Hosts:
         entry.asking = False
         entry.expires = time.monotonic() + life
         waiting, entry.waiting = entry.waiting, []
-        for future, port in waiting:
+        for future, port, choose in waiting:
             if future.done():
                 continue
             try:
-                future.set_result(entry.next(port))
+                future.set_result(entry.next(port, choose))
             except LookupFailed as err:
                 future.set_exception(err)
 

@@ -163,7 +163,7 @@ class Janitor:
         for server in pool.login:
             if now - server.connected_at <= limit:
                 break
-            self.keeper.note_failure(pool, "connect timeout")
+            self.keeper.attempt_failed(server, "connect timeout")
             server.disconnect("connect timeout", True, False)
 
     def sizes(self, pool: Any, now: int) -> None:
@@ -171,7 +171,10 @@ class Janitor:
         limits = self.app.limits
         size = limits.pool_size(pool)
         if size:
-            over = pool.server_count - size - limits.reserve_pool_size(pool)
+            most = size + limits.reserve_pool_size(pool)
+            if pool.server_count > most and len(pool.login) and not len(pool.waiting):
+                self.keeper.drop_extra(pool)
+            over = pool.server_count - most
             if over > 0 and not pool.cancels:
                 spare = [*reversed(list(pool.used)), *reversed(list(pool.idle))]
                 for server in spare[:over]:
@@ -205,6 +208,7 @@ class Janitor:
         if self.app.any_client_idle_timeout and len(pool.clients):
             self.idle_clients(pool, now)
         if len(pool.waiting):
+            self.keeper.look_at_queue(pool)
             self.waiting(pool, now)
         self.cancels(pool, now)
 

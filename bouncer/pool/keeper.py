@@ -11,19 +11,30 @@ from collections.abc import Callable
 from typing import Any
 
 from bouncer import log
-from bouncer.errors import LoginFailed, cut
+from bouncer.errors import REFUSED, LoginFailed, cut
 from bouncer.pool import plan
 from bouncer.pool.pools import ServerPool
 from bouncer.pool.sharing import Sharing, waited
+from bouncer.pool.targets import Attempt, Ranks, is_gone
 from bouncer.relay.server import Server
 from bouncer.relay.tracked import from_dict, index_of
 
 WAIT_QUERY, WAIT_WELCOME, WAIT_AUTH = range(3)  # client.pxd, WaitKind
+LOGIN = 0  # server.pxd, ServerState
+SESSION = 0  # pool.pxd, Mode
 CACHED_ERROR = 99  # bytes of a login error that later clients are told
 SHOWN_REASON = 127  # bytes of a relayed text in a closing reason
 CANNOT_CONNECT_NOW = "57P03"
 NO_SUCH_DATABASE = "3D000"
+# What an ErrorResponse of a login says of the server, not of who logs in: classes
+# insufficient resources, operator intervention, system error, internal error.
+OF_THE_SERVER = ("53", "57", "58", "XX")
+# Ends of a connection that the relay has seen by itself. All other ends are ours:
+# whoever has seen a failure has noted it, and what we close is none.
+SEEN_BY_RELAY = frozenset({"server conn crashed?", "bad pkt header", "internal error"})
+NOT_THERE = frozenset({"connect failed", "connect timeout"})
 RECOVERY = 300_000  # us without attempts after we had nothing to connect with
+MICROSECONDS = 1_000_000
 
 
 class Keeper:
@@ -32,7 +43,8 @@ class Keeper:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.nothing_before = 0  # monotonic us; we had nothing to connect with
-        self.spared: set[Any] = set()  # servers whose end says nothing of their host
+        self.attempts: dict[Any, Attempt] = {}  # of the servers that log in
+        self.ended: set[Any] = set()  # servers that PostgreSQL has told to go
         self.sharing = Sharing(self)
 
     # Asked by the relay
@@ -44,6 +56,8 @@ class Keeper:
             return False
         if pool.failed and pool.live_count == 0 and not pool.blocked:
             self.open_if_allowed(pool)
+            if len(pool.login):
+                return True  # what comes of it is not known yet
             reason = (
                 "server login has been failing, cached error: "
                 f"{cut(pool.last_error, CACHED_ERROR)} (server_login_retry)"
@@ -92,6 +106,10 @@ class Keeper:
             server.disconnect("pause mode", True, False)
         self.app.drain_progress()
 
+    def told_to_go(self, server: Any) -> None:
+        """PostgreSQL has ended the session (57P01); its end follows."""
+        self.ended.add(server)
+
     def must_yield(self, pool: ServerPool) -> bool:
         """Another pool at the same limit has waited too long for what *pool* has."""
         return self.sharing.must_yield(pool)
@@ -116,6 +134,21 @@ class Keeper:
             return
         self.serve_replication(pool, client)
 
+    def look_at_queue(self, pool: ServerPool) -> None:
+        """Say so, once an hour, when all servers of a pool are held by sessions."""
+        now = pool.poller.now
+        servers, long = pool.server_count, waited(pool, now)
+        if not plan.is_held(pool.mode == SESSION, long, servers, len(pool.active)):
+            return
+        if pool.held_told and now - pool.held_told < plan.HELD_AGAIN * MICROSECONDS:
+            return
+        pool.held_told = now
+        log.warning(
+            f"{pool}: clients have waited for {long:.0f} s ({len(pool.waiting)} wait), "
+            f"all servers ({servers}) are held by sessions: pool_mode=session keeps "
+            "one for each client until it leaves"
+        )
+
     # Opening
 
     def use_parked(self, pool: ServerPool) -> None:
@@ -133,9 +166,26 @@ class Keeper:
         else:
             pool.check(server)
 
+    def pause(self) -> float:
+        """`server_login_retry` in microseconds."""
+        retry = self.app.settings.server_login_retry
+        return plan.pause_after_failure(retry) * MICROSECONDS
+
+    def silent(self, pool: ServerPool) -> list[Any]:
+        """The logins of *pool* that have said nothing for too long, oldest first."""
+        before = pool.poller.now - plan.SILENCE * MICROSECONDS
+        return [server for server in pool.login if server.received_at <= before]
+
+    def ranks(self, pool: ServerPool) -> Ranks:
+        """Where the next attempt is better not made: others have failed, or hang."""
+        silent, attempts = self.silent(pool), self.attempts
+        hanging = [attempts[server].target for server in silent if server in attempts]
+        return pool.targets.ranks(pool.poller.now, self.pause(), hanging)
+
     def view(self, pool: ServerPool) -> plan.PoolView:
         app, now = self.app, pool.poller.now
         limits, settings = app.limits, app.settings
+        targets, pause = pool.targets, self.pause()
         return plan.PoolView(
             connections=pool.server_count,
             logins=len(pool.login),
@@ -144,9 +194,12 @@ class Keeper:
             reserve_size=limits.reserve_pool_size(pool),
             reserve_timeout=settings.reserve_pool_timeout,
             welcome_known=pool.welcome is not None,
-            failed=pool.failed,
-            since_attempt=(now - pool.last_attempt) / 1_000_000,
-            login_retry=settings.server_login_retry,
+            silent=len(self.silent(pool)) if len(pool.login) else 0,
+            targets=len(targets.every()),
+            resting=targets.is_resting(now, pause),
+            refused=bool(pool.refused_at and now - pool.refused_at < pause),
+            live=pool.live_count,
+            waiting=len(pool.waiting),
             longest_wait=waited(pool, now),
             cancels=len(pool.cancels),
             database_connections=pool.database.server_count,
@@ -180,10 +233,11 @@ class Keeper:
                 log.warning(
                     f"{pool.waiting.first.prefix} taking connection from reserve_pool"
                 )
-            self.open(pool, replication)
+            self.open(pool, replication, verdict.is_extra)
             opened = True
             wanted = len(pool.waiting) + len(pool.cancels)
-            if replication is not None or len(pool.login) >= wanted:
+            coming = len(pool.login) - len(self.silent(pool))
+            if replication is not None or coming >= wanted:
                 return opened
 
     def make_room(self, pool: ServerPool, verdict: plan.Verdict, evict: bool) -> bool:
@@ -200,7 +254,8 @@ class Keeper:
 
     def is_surplus(self, server: Any) -> bool:
         """Say whether a connection, made for a cancel, is one too many for a login."""
-        return server.replication == 0 and plan.is_over(self.view(server.pool))
+        view = self.view(server.pool)
+        return server.replication == 0 and plan.is_over(view, plan.extra_room(view))
 
     def evict_database(self, pool: ServerPool) -> bool:
         """Close the longest unused connection of the same database."""
@@ -230,10 +285,14 @@ class Keeper:
         oldest.disconnect("evicted", True, False)
         return True
 
-    def open(self, pool: ServerPool, replication: Any = None) -> None:
+    def open(
+        self, pool: ServerPool, replication: Any = None, is_extra: bool = False
+    ) -> None:
         """Begin one server connection."""
-        pool.last_attempt = pool.poller.now
+        now, ranks = pool.poller.now, self.ranks(pool)
         server = Server(pool.poller, -1, self.app, pool)
+        attempt = self.attempts[server] = pool.targets.begin(now, ranks)
+        attempt.is_extra = is_extra
         server.login = pool.user
         pool.push_login(server)
         self.app.registry.wake(pool.database)
@@ -258,12 +317,18 @@ class Keeper:
     def connected(self, server: Any) -> None:
         """The login went through: the pool has a server more."""
         pool = server.pool
-        pool.failed = False
-        pool.last_error = ""
+        attempt = self.attempts.get(server)
+        self.reached(server)
+        pool.last_error = pool.last_sqlstate = ""
+        pool.refused_at = 0
         pool.reached = True
         client = server.client
         if server.replication:
             self.replication_ready(pool, server, client)
+            return
+        self.drop_extra(pool)
+        if attempt is not None and attempt.is_extra and plan.is_over(self.view(pool)):
+            self.not_needed(server, "login was not needed")
             return
         pool.login_done(server)
         if len(pool.waiting) or pool.cancels:
@@ -291,6 +356,7 @@ class Keeper:
         if server.replication and client is not None:
             if problem.kind == "refused":
                 log.error(f"S: login failed: {problem.severity}: {problem.text}")
+            self.reached(server)
             server.disconnect("login failed", problem.notify, True)
             return
         if problem.kind == "refused":
@@ -298,30 +364,126 @@ class Keeper:
             log.warning(
                 f"server login failed: {shown}" if shown else "server login failed"
             )
-        self.note_failure(pool, problem.text)
         if problem.sqlstate == NO_SUCH_DATABASE:
             pool.reached = False
-        if (
-            pool.live_count == 0 or pool.welcome is None
-        ) and problem.sqlstate != CANNOT_CONNECT_NOW:
+        if is_of_server(problem):
+            self.attempt_failed(server, problem.text, problem.sqlstate)
+        else:
+            self.refused(server, problem)
+        if self.is_final(pool, problem):
             for waiter in pool.waiting:
                 waiter.disconnect(problem.text, True, problem.sqlstate)
         server.disconnect(cut(problem.reason, SHOWN_REASON), problem.notify, False)
 
-    def note_failure(self, pool: ServerPool, reason: str) -> None:
-        if not pool.failed:
-            pool.failing_since = pool.poller.now
-        pool.failed = True
+    def is_final(self, pool: ServerPool, problem: LoginFailed) -> bool:
+        """Say whether those who wait for a login have to be told of its failure."""
+        if pool.live_count and pool.welcome is not None:
+            return False
+        if is_of_server(problem):
+            # Another target may be well.
+            return problem.sqlstate != CANNOT_CONNECT_NOW and pool.failed
+        return True
+
+    def reached(self, server: Any) -> None:
+        """Its target has answered, whatever it said."""
+        attempt = self.attempts.pop(server, None)
+        if attempt is not None:
+            attempt.targets.note_success(attempt, server.pool.poller.now)
+
+    def refused(self, server: Any, problem: LoginFailed) -> None:
+        """PostgreSQL is there and lets this login not in, or we cannot answer it.
+
+        That says nothing of other users and databases, nor of the next try. What was
+        let in before may be gone: the next client waits for a login again.
+        """
+        pool = server.pool
+        attempt = self.attempts.get(server)
+        self.reached(server)
+        if attempt is None or attempt.targets is not pool.targets:
+            return
+        pool.refused_at = attempt.began
+        pool.last_error = cut(problem.text, CACHED_ERROR)
+        pool.last_sqlstate = problem.sqlstate
+        self.forget_dead(pool)
+
+    def attempt_failed(self, server: Any, reason: str, sqlstate: str = "") -> None:
+        """Somebody has seen that there is no server for us at its target now."""
+        pool = server.pool
+        attempt = self.attempts.pop(server, None)
+        if attempt is None or attempt.targets is not pool.targets:
+            return
+        if reason in NOT_THERE and server.address is not None:
+            self.app.hosts.connect_failed(server.address)
+        had_failed = pool.failed
+        if not attempt.targets.note_failure(attempt):
+            return
         pool.last_error = cut(reason, CACHED_ERROR)
+        pool.last_sqlstate = sqlstate
+        if pool.failed and not had_failed:
+            pool.failing_since = pool.poller.now
+
+    def drop_extra(self, pool: ServerPool) -> None:
+        """Logins that are too many now that another one got through are ended."""
+        silent = self.silent(pool)
+        for server in reversed(list(pool.login)):
+            if not plan.is_over(self.view(pool)):
+                return
+            attempt = self.attempts.get(server)
+            if attempt is None or server.replication:
+                continue
+            if server in silent or attempt.is_extra:
+                if server in silent:
+                    attempt.targets.note_silence(attempt)
+                self.not_needed(server, "login was not needed")
+
+    def forget_dead(self, pool: ServerPool) -> None:
+        """What the last server of *pool* has told may be about nothing any more."""
+        if not pool.live_count and pool.welcome is not None:
+            pool.forget_welcome()
+
+    # The entry or DNS says something else
+
+    def follow_hosts(self, pool: ServerPool) -> None:
+        """Other hosts than before: who is connected to one that is gone is renewed."""
+        hosts = pool.targets.hosts  # the new ones, nothing known of them
+        for server in pool.servers():
+            address = server.address
+            if is_gone(
+                hosts,
+                server.host,
+                address.host if address is not None else "",
+                address.name if address is not None else "",
+            ):
+                self.outdate(pool, server)
+        pool.refused_at = 0
+        if len(pool.waiting) or pool.cancels:
+            pool.poller.put_off(lambda: self.wants_server(pool))
+
+    def follow_name(self, pool: ServerPool, name: str, lost: frozenset[str]) -> None:
+        """The addresses of *name* have changed, *lost* are those that it had."""
+        if name not in pool.targets.hosts:
+            return
+        pool.targets.forget_failures(name)
+        for server in pool.login:
+            address = server.address
+            if address is not None and address.name == name and address.host in lost:
+                self.outdate(pool, server)
+        if len(pool.waiting) or pool.cancels:
+            pool.poller.put_off(lambda: self.wants_server(pool))
+
+    def outdate(self, pool: ServerPool, server: Any) -> None:
+        """*server* is at the wrong place: it goes as soon as nobody uses it."""
+        if server.state == LOGIN:
+            server.disconnect("connect string changed", True, False)
+        else:
+            server.close_needed = pool.flagged = True
 
     def not_needed(self, server: Any, reason: str) -> None:
-        """Close a new connection that nobody wants any more: no failure of the host."""
-        self.spared.add(server)
+        """Close a new connection that nobody wants any more."""
         server.disconnect(reason, False, False)
 
     def out_of_means(self, server: Any) -> None:
         """No descriptor or port of ours was left: that is no fault of the host."""
-        self.spared.add(server)
         self.nothing_before = server.pool.poller.now + RECOVERY
         server.disconnect("connect failed", False, False)
 
@@ -330,13 +492,20 @@ class Keeper:
         pool = server.pool
         pool.database.server_count -= 1
         pool.user.account.server_count -= 1
-        if server in self.spared:
-            self.spared.discard(server)
-        elif server.state == 0 and server.cancel_for is None and not pool.failed:
-            self.note_failure(pool, reason)
+        if reason in SEEN_BY_RELAY:
+            self.attempt_failed(server, reason)
+        self.attempts.pop(server, None)
+        if server in self.ended:
+            self.ended.discard(server)
+            self.forget_dead(pool)
         if len(pool.waiting) or pool.cancels or pool.contested:
             pool.poller.put_off(lambda: self.sharing.freed(pool))
         self.app.drain_progress()
+
+
+def is_of_server(problem: LoginFailed) -> bool:
+    """Say whether a failed login tells of its server, and not of who logs in."""
+    return problem.kind == REFUSED and problem.sqlstate.startswith(OF_THE_SERVER)
 
 
 def connect_nonblocking(

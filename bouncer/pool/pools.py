@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from bouncer.auth.scram import fits
 from bouncer.auth.secrets import parse_scram
+from bouncer.pool.targets import ROUND_ROBIN, Targets
 from bouncer.relay.pool import Pool
 from bouncer.relay.talk import Waiter
 from bouncer.relay.tracked import filled, from_dict, index_of, named_values
@@ -43,14 +44,15 @@ class ServerPool(Pool):
         # Of `own_password`; those of other secrets are their users'.
         self.scram_keys: tuple[bytes, bytes] | None = None
         # Attempts to open a server; monotonic microseconds
-        self.failed = False  # the last one did not get through
-        self.last_error = ""  # its reason, for later clients
-        self.last_attempt = 0
-        self.failing_since = 0  # first failure since the last success
+        self.hosts: Any = None  # targets.Targets of the entry
+        self.host_key: Any = None  # what they were made from
+        self.last_error = ""  # reason of the last failure, for later clients
+        self.last_sqlstate = ""  # its SQLSTATE; empty when there was no answer
+        self.failing_since = 0  # when no target was left
+        self.refused_at = 0  # when the attempt began whose login was refused; 0: none
         self.reached = False  # a server has logged in, and the database is still there
         self.last_lifetime_close = 0
-        self.hosts: Any = None  # hosts.HostList of the entry
-        self.host_key: Any = None  # what it was made from
+        self.held_told = 0  # when the log was told that sessions hold all servers
         self.cancels: list[Any] = []  # clients whose CancelRequest waits, in order
         self.fair_check = 0  # when rivals are looked at again, sharing.must_yield
         self.flagged = False  # some active server is marked for closing
@@ -59,6 +61,31 @@ class ServerPool(Pool):
         # Snapshots of the counters for averages (stats.md 3)
         self.newer: tuple[int, ...] = ()
         self.older: tuple[int, ...] = ()
+
+    # Attempts
+
+    @property
+    def targets(self) -> Targets:
+        """Where its servers are: made anew when the entry says something else."""
+        config = self.peer.config if self.peer else self.database.config
+        balance = getattr(config, "load_balance_hosts", ROUND_ROBIN)
+        key = (config.host, config.port, balance)
+        if self.host_key != key:
+            self.host_key = key
+            self.hosts = Targets(config.host, balance)
+        found: Targets = self.hosts
+        return found
+
+    @property
+    def failed(self) -> bool:
+        """Whether every target has failed since it was last reached."""
+        return self.hosts is not None and self.targets.failed
+
+    def forget_failures(self) -> None:
+        """Begin anew: what is under way, and what was, says nothing any more."""
+        self.hosts = self.targets.renewed()
+        self.last_error = self.last_sqlstate = ""
+        self.refused_at = 0
 
     @property
     def credentials(self) -> Credentials:

@@ -50,6 +50,18 @@ KNOWN |= {
 }
 
 KNOWN |= {
+    "wire to_connect_timeout": Difference(
+        "another login begins when one is silent", "says nothing for a second"
+    ),
+    "wire srv_login_error": Difference(
+        "who asks next need not wait", "a login that the server refuses"
+    ),
+    "wire srv_host_failover": Difference(
+        "the next host is tried at once", "one dead host of a list"
+    ),
+}
+
+KNOWN |= {
     "wire srv_terminate_backend": Difference(
         "PostgreSQL's FATAL is the only one", "FATAL of a server that ends"
     ),

@@ -166,6 +166,12 @@ class Keeper:
     def idle_while_blocked(self, pool: Pool, server: Server) -> None:
         """A pause of the tests closes nothing."""
 
+    def told_to_go(self, server: Server) -> None:
+        """PostgreSQL ends the session: its end follows."""
+
+    def reached(self, server: Server) -> None:
+        """Nothing is noted of attempts here."""
+
     def special_waiter(self, pool: Pool, client: Client, server: Server) -> None:
         raise AssertionError("no such waiters here")
 

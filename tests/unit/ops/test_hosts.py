@@ -14,7 +14,6 @@ from bouncer import log
 from bouncer.config.settings import Settings
 from bouncer.pool.hosts import (
     Address,
-    HostList,
     Hosts,
     LookupFailed,
     NoSocketDirectory,
@@ -385,39 +384,3 @@ def test_zones_are_not_asked_without_dns_zone_check_period(world: World) -> None
         await until(lambda: world.server.count("z.test", SOA))
 
     world.run(scenario)
-
-
-# Lists
-
-
-@pytest.mark.regression(112)
-def test_load_balance_hosts_round_robin_takes_turns() -> None:
-    hosts = HostList("a,b,c", "round-robin")
-    assert [hosts.pick() for _ in range(4)] == ["a", "b", "c", "a"]
-
-
-def test_load_balance_hosts_disable_stays_until_a_failure() -> None:
-    hosts = HostList("a,b", "disable")
-    assert [hosts.pick(), hosts.pick()] == ["a", "a"]
-    hosts.failed()
-    assert [hosts.pick(), hosts.pick()] == ["b", "b"]
-    hosts.failed()
-    assert hosts.pick() == "a"
-
-
-def test_failure_does_not_disturb_the_turns() -> None:
-    hosts = HostList("a,b", "round-robin")
-    assert hosts.pick() == "a"
-    hosts.failed()
-    assert hosts.pick() == "b"
-
-
-@pytest.mark.regression(112)
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [(None, ("",)), ("", ("",)), ("a", ("a",)), ("a,, b", ("a", " b"))],
-)
-def test_list_keeps_blanks_and_drops_what_is_empty(
-    text: str | None, names: tuple[str, ...]
-) -> None:
-    assert HostList(text, "round-robin").hosts == names

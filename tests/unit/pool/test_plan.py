@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from bouncer.pool.plan import PoolView, gives_way, is_over, may_open
+from bouncer.pool.plan import (
+    PoolView,
+    gives_way,
+    is_over,
+    may_begin,
+    may_open,
+    pause_after_failure,
+)
 
 NOBODY = PoolView(
     connections=0,
@@ -14,9 +21,12 @@ NOBODY = PoolView(
     reserve_size=0,
     reserve_timeout=5,
     welcome_known=True,
-    failed=False,
-    since_attempt=100,
-    login_retry=15,
+    silent=0,
+    targets=1,
+    resting=False,
+    refused=False,
+    live=0,
+    waiting=1,
     longest_wait=0,
     cancels=0,
     database_connections=0,
@@ -46,9 +56,70 @@ def test_one_login_at_a_time_unless_parallel_logins_says_more():
     assert not verdict(logins=2, parallel_logins=2).open
 
 
-def test_failed_attempt_is_repeated_after_server_login_retry():
-    assert not verdict(failed=True, since_attempt=14.9).open
-    assert verdict(failed=True, since_attempt=15).open
+def test_nothing_is_tried_while_every_target_rests():
+    assert verdict(resting=True).why == "last failed"
+    assert verdict(resting=True, cancels=1).why == "last failed"
+
+
+@pytest.mark.parametrize(
+    ("view", "why"),
+    [
+        ({"waiting": 1}, ""),
+        ({"waiting": 0}, "last refused"),
+        ({"waiting": 1, "live": 1}, "last refused"),
+        ({"waiting": 0, "live": 1}, "last refused"),
+        # Who waits for the welcome is told of each refusal.
+        ({"waiting": 1, "live": 1, "welcome_known": False}, ""),
+        # A cancel request needs no login.
+        ({"waiting": 0, "live": 1, "cancels": 1}, ""),
+    ],
+)
+def test_refused_login_is_tried_again_only_for_somebody_who_has_no_server(view, why):
+    """It stood in the way of all others for `server_login_retry`."""
+    assert may_begin(replace(NOBODY, refused=True, **view)) == why
+
+
+@pytest.mark.parametrize(
+    ("view", "begins"),
+    [
+        ({"logins": 1, "silent": 0}, False),
+        ({"logins": 1, "silent": 1}, True),
+        ({"logins": 1, "silent": 1, "waiting": 0}, False),
+        ({"logins": 1, "silent": 1, "waiting": 0, "cancels": 1}, True),
+        # The one begun for the silent one has a second of its own.
+        ({"logins": 2, "silent": 1}, False),
+        ({"logins": 2, "silent": 2}, True),
+        ({"logins": 3, "silent": 3}, False),
+        ({"logins": 3, "silent": 3, "targets": 4}, True),
+        ({"logins": 4, "silent": 4, "targets": 4}, False),
+        ({"logins": 2, "silent": 1, "parallel_logins": 2}, True),
+        ({"logins": 3, "silent": 1, "parallel_logins": 2}, False),
+        ({"logins": 1, "silent": 1, "resting": True}, False),
+    ],
+)
+def test_silent_login_does_not_keep_another_from_beginning(view, begins):
+    assert (not may_begin(replace(NOBODY, **view))) == begins
+
+
+@pytest.mark.parametrize(
+    ("view", "room", "extra"),
+    [
+        ({"silent": 0, "connections": 1}, False, False),
+        ({"silent": 1, "connections": 1}, True, True),
+        ({"silent": 2, "connections": 2}, False, False),
+        ({"silent": 2, "connections": 2, "targets": 3}, True, True),
+        ({"silent": 1, "connections": 1, "pool_size": 2}, True, False),
+        ({"silent": 1, "connections": 2, "pool_size": 2}, True, True),
+        ({"silent": 1, "connections": 9, "pool_size": 0}, True, False),
+        # Shared limits count everything.
+        ({"silent": 1, "connections": 1, "pool_size": 9, "max_database": 1,
+          "database_connections": 1}, True, False),
+    ],
+)  # fmt: skip
+def test_silent_login_does_not_take_the_room_of_another(view, room, extra):
+    found = verdict(**{"logins": view["silent"], "pool_size": 1, **view})
+    assert (found.open, found.is_extra) == (room, extra)
+    assert found.evict_database == bool(view.get("max_database"))
 
 
 def test_unknown_welcome_opens_beyond_the_size():
@@ -114,5 +185,5 @@ def test_fair_wait_counts_how_much_longer_the_other_has_waited():
 
 def test_no_attempt_follows_at_once_on_one_that_failed_at_once():
     """With `server_login_retry` = 0 they followed each other without end."""
-    assert not verdict(failed=True, since_attempt=0, login_retry=0).open
-    assert verdict(failed=True, since_attempt=0.01, login_retry=0).open
+    assert pause_after_failure(0) == 0.01
+    assert pause_after_failure(15) == 15
