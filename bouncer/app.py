@@ -324,8 +324,8 @@ class Bouncer:
         changed, dropped = self.registry.apply(fresh)
         self.read_users()
         self.settings_changed()
-        for database in changed:
-            self.commands.renew(database)
+        for database, old in changed:
+            self.commands.renew(database, old)
         for gone in dropped:
             if isinstance(gone, DatabaseState):
                 self.commands.drop(gone)

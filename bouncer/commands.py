@@ -13,8 +13,9 @@ from typing import Any
 
 from bouncer import log
 from bouncer.auth import tls
+from bouncer.config.settings import Database
 from bouncer.errors import CommandError, ConfigError
-from bouncer.pool.registry import CONSOLE, DatabaseState
+from bouncer.pool.registry import CONSOLE, DatabaseState, needs_renewal
 from bouncer.succession import step_aside
 
 SUSPEND_TICK = 0.05  # seconds between two looks while sockets are flushed
@@ -294,10 +295,13 @@ class Commands:
             self.renew_pool(pool)
         self.app.poller.put_off(self.progress)
 
-    def renew(self, database: DatabaseState) -> None:
-        """The entry of *database* has changed: its connections are renewed."""
+    def renew(self, database: DatabaseState, old: Database) -> None:
+        """The entry of *database* was *old*: what that made wrong is renewed."""
         for pool in list(database.pools.values()):
-            self.renew_pool(pool)
+            if needs_renewal(old, database.config):
+                self.renew_pool(pool)
+            else:
+                self.app.keeper.follow_hosts(pool)
 
     def renew_tls(self) -> None:
         """`server_tls_*` may have changed: nobody stays on the old terms.

@@ -16,6 +16,7 @@ from bouncer.config import queries
 from bouncer.config.load import make_autodb
 from bouncer.config.settings import Configuration, Database, Peer, UserOptions
 from bouncer.pool.pools import ServerPool
+from bouncer.pool.targets import hosts_of
 from bouncer.relay.door import Counts
 
 CONSOLE = "pgbouncer"
@@ -33,7 +34,6 @@ class DatabaseState(Counts):
         "auto",
         "config",
         "disabled",
-        "host_index",
         "idle_since",
         "name",
         "past",
@@ -49,7 +49,6 @@ class DatabaseState(Counts):
         self.paused = False
         self.disabled = False
         self.wait_close = False
-        self.host_index = 0  # of the host list: next one for a new connection
         self.idle_since = 0  # monotonic us; an auto-database that is asleep
         self.pools: dict[str, ServerPool] = {}
         self.past: tuple[int, ...] = ()  # counters of pools that were dropped
@@ -336,16 +335,17 @@ class Registry:
 
     def apply(
         self, configuration: Configuration
-    ) -> tuple[list[DatabaseState], list[Any]]:
+    ) -> tuple[list[tuple[DatabaseState, Database]], list[Any]]:
         """Take a new configuration.
 
-        Returns the databases whose connections must be renewed, and what was
-        dropped: databases and peers that the configuration no longer has.
+        Returns the databases whose connections must be looked at, with their old
+        entries, and what was dropped: databases and peers that the configuration no
+        longer has.
         """
         self.changed()
         queries.warn(configuration)
         self.configuration = configuration
-        changed: list[DatabaseState] = []
+        changed: list[tuple[DatabaseState, Database]] = []
         dropped: list[Any] = []
         for name, config in configuration.databases.items():
             state = self.databases.get(name)
@@ -355,7 +355,7 @@ class Registry:
             else:
                 self.wake(state)
                 if differs(state.config, config):
-                    changed.append(state)
+                    changed.append((state, state.config))
                 state.config = config
                 state.auto = False
             self.note_forced_user(state)
@@ -370,7 +370,7 @@ class Registry:
                 dropped.append(state)
             else:
                 if differs(state.config, again):
-                    changed.append(state)
+                    changed.append((state, state.config))
                 state.config = again
         for name, options in configuration.users.items():
             self.user(name).options = options
@@ -396,14 +396,25 @@ def in_order(databases: Iterable[DatabaseState]) -> list[DatabaseState]:
 
 
 def differs(old: Database, new: Database) -> bool:
-    """Must connections made for *old* be closed (server sheet 15)?"""
+    """Is there anything new that connections made for *old* should know?"""
+    return (
+        needs_renewal(old, new)
+        or old.host != new.host
+        or old.load_balance_hosts != new.load_balance_hosts
+    )
+
+
+def needs_renewal(old: Database, new: Database) -> bool:
+    """Must all connections made for *old* be closed (server sheet 15)?
+
+    Not for hosts that still have a place in the list, nor for another balance.
+    """
     return (
         old.dbname != new.dbname
-        or old.host != new.host
         or old.port != new.port
         or old.user != new.user
         or old.connect_query != new.connect_query
         or old.auth_dbname != new.auth_dbname
         or old.auth_query != new.auth_query
-        or old.load_balance_hosts != new.load_balance_hosts
+        or not set(hosts_of(old.host)) & set(hosts_of(new.host))
     )
