@@ -595,6 +595,8 @@ cdef class Server(Stream):
                 self.dirty = True
             if code == BE_PARAMETER_STATUS:
                 self.note_parameter(p + pos + HEADER, length - 4)
+            elif code == BE_ERROR:
+                self.note_end(p[pos + HEADER:pos + 1 + <Py_ssize_t>length])
             self.pool.server_bytes += length + 1
             pos += <Py_ssize_t>length + 1
         return pos
@@ -647,6 +649,7 @@ cdef class Server(Stream):
                 if code == BE_ERROR:
                     if self.error is None:
                         self.error = p[pos + HEADER:pos + part]
+                        self.note_end(self.error)
                 elif total > WHOLE_LIMIT:
                     self.note_long(code, p + pos + HEADER)
                 elif code == BE_PARAMETER_STATUS:
@@ -802,6 +805,7 @@ cdef class Server(Stream):
         if (b"\0VFATAL\0" in body or b"\0VPANIC\0" in body
                 or body.startswith((b"SFATAL\0", b"SPANIC\0"))):
             self.fatal = self.close_needed = True
+            self.note_end(body)
             return 0
         if b"\0C53200\0" in body:
             self.close_needed = True
@@ -840,6 +844,12 @@ cdef class Server(Stream):
         if name is not None:
             body = body[:found.start()] + name + body[found.end():]
             self.reworded = b"E" + (len(body) + 4).to_bytes(4, "big") + body
+        return 0
+
+    cdef int note_end(self, bytes body) except -1:
+        """PostgreSQL itself may have ended the session: its database may be gone."""
+        if b"\0C57P01\0" in body or b"\0C57P04\0" in body:
+            self.pool.keeper.told_to_go(self)
         return 0
 
     cdef bytes client_name(self, bytes number):
