@@ -534,12 +534,6 @@ class Bouncer:
         """DNS no longer knows some addresses: their connections are flagged."""
         for pool in self.registry.all_pools():
             self.keeper.follow_name(pool, name, lost)
-            if pool.database.config.host != name:
-                continue
-            for server in pool.servers():
-                if server.address is not None and server.address.host in lost:
-                    server.close_needed = True
-                    pool.flagged = True
 
     # Modes: what the console and the signals ask for (commands.py)
 

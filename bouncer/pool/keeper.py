@@ -380,8 +380,9 @@ class Keeper:
         if pool.live_count and pool.welcome is not None:
             return False
         if is_of_server(problem):
-            # Another target may be well.
-            return problem.sqlstate != CANNOT_CONNECT_NOW and pool.failed
+            # Another target may be well, another login get through.
+            is_last = pool.failed and len(pool.login) <= 1
+            return problem.sqlstate != CANNOT_CONNECT_NOW and is_last
         return True
 
     def reached(self, server: Any) -> None:
@@ -464,10 +465,12 @@ class Keeper:
         if name not in pool.targets.hosts:
             return
         pool.targets.forget_failures(name)
-        for server in pool.login:
+        for server in pool.servers():
             address = server.address
-            if address is not None and address.name == name and address.host in lost:
-                self.outdate(pool, server)
+            # One that was taken over does not know the name.
+            if address is not None and address.host in lost:
+                if address.name in (name, ""):
+                    self.outdate(pool, server)
         if len(pool.waiting) or pool.cancels:
             pool.poller.put_off(lambda: self.wants_server(pool))
 

@@ -370,6 +370,17 @@ def test_server_that_is_full_is_one_target_of_several() -> None:
     assert client.told == ("53300", "no")
 
 
+def test_nobody_is_told_of_a_full_server_while_another_login_is_under_way() -> None:
+    world = world_of(size=2)
+    client = world.wait()
+    world.turn(1)
+    assert world.logins == "aa"
+    world.refuse("53300")
+    assert client.told is None
+    world.refuse("53300")
+    assert client.told == ("53300", "no")
+
+
 def test_refused_login_is_not_repeated_for_nobody() -> None:
     """min_pool_size, a probe: three times a second for ever."""
     world = world_of()
@@ -550,6 +561,32 @@ def test_name_with_other_addresses_begins_anew() -> None:
     world.keeper.follow_name(world.pool, "n", frozenset({"10.0.0.1"}))
     assert world.logins == ""
     assert not world.pool.failed
+
+
+@pytest.mark.parametrize(
+    ("hosts", "name", "address", "goes"),
+    [
+        ("n", "n", "10.0.0.1", True),
+        ("m,n", "n", "10.0.0.1", True),
+        ("m,n", "m", "10.0.0.1", False),
+        ("m,n", "n", "10.0.0.2", False),
+        ("m", "m", "10.0.0.1", False),
+        # Taken over: it does not know its name.
+        ("n", "", "10.0.0.1", True),
+        ("m", "", "10.0.0.1", False),
+    ],
+)
+def test_server_at_an_address_that_its_name_has_lost_is_renewed(
+    hosts: str, name: str, address: str, goes: bool
+) -> None:
+    """Of a list, nobody looked at the names in it."""
+    world = world_of(hosts)
+    world.wait()
+    server = world.serve()
+    server.address = SimpleNamespace(name=name, host=address)
+    world.keeper.follow_name(world.pool, "n", frozenset({"10.0.0.1"}))
+    assert server.close_needed == world.pool.flagged == goes
+    assert server.reason is None
 
 
 # Session pooling
