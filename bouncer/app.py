@@ -181,6 +181,7 @@ class Bouncer:
 
     def upkeep(self) -> None:
         self.loop.call_later(JANITOR_PERIOD, self.upkeep)
+        self.keeper.rounds += 1
         try:
             self.janitor.run(self.poller.tick())
             self.drain_progress()

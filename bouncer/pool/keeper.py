@@ -44,6 +44,7 @@ class Keeper:
         self.app = app
         self.nothing_before = 0  # monotonic us; we had nothing to connect with
         self.attempts: dict[Any, Attempt] = {}  # of the servers that log in
+        self.rounds = 0  # of the janitor
         self.ended: set[Any] = set()  # servers that PostgreSQL has told to go
         self.sharing = Sharing(self)
 
@@ -174,12 +175,18 @@ class Keeper:
     def silent(self, pool: ServerPool) -> list[Any]:
         """The logins of *pool* that have said nothing for too long, oldest first."""
         before = pool.poller.now - plan.SILENCE * MICROSECONDS
-        return [server for server in pool.login if server.received_at <= before]
+        round, attempts = self.rounds - plan.SILENT_ROUNDS, self.attempts
+        return [
+            server
+            for server in pool.login
+            if server.received_at <= before
+            and server in attempts
+            and attempts[server].round <= round
+        ]
 
     def ranks(self, pool: ServerPool) -> Ranks:
         """Where the next attempt is better not made: others have failed, or hang."""
-        silent, attempts = self.silent(pool), self.attempts
-        hanging = [attempts[server].target for server in silent if server in attempts]
+        hanging = [self.attempts[server].target for server in self.silent(pool)]
         return pool.targets.ranks(pool.poller.now, self.pause(), hanging)
 
     def view(self, pool: ServerPool) -> plan.PoolView:
@@ -292,7 +299,7 @@ class Keeper:
         now, ranks = pool.poller.now, self.ranks(pool)
         server = Server(pool.poller, -1, self.app, pool)
         attempt = self.attempts[server] = pool.targets.begin(now, ranks)
-        attempt.is_extra = is_extra
+        attempt.is_extra, attempt.round = is_extra, self.rounds
         server.login = pool.user
         pool.push_login(server)
         self.app.registry.wake(pool.database)

@@ -55,6 +55,7 @@ NO_ROOM = "pool full"
 SHORTEST_RETRY = 0.01  # seconds
 # A login that has said nothing for so long does not keep others from beginning.
 SILENCE = 1.0  # seconds
+SILENT_ROUNDS = 3  # ... and rounds of the janitor: it may be us who did not listen
 # A client of session pooling that waits for so long may wait for ever.
 LONG_HELD = 30.0  # seconds
 HELD_AGAIN = 3600.0  # seconds between two lines of one pool

@@ -39,12 +39,13 @@ NOTHING: Final[Ranks] = MappingProxyType({})
 class Attempt:
     """One try to get a server connection; its target is known once its name is."""
 
-    __slots__ = ("began", "is_extra", "target", "targets")
+    __slots__ = ("began", "is_extra", "round", "target", "targets")
 
     def __init__(self, targets: Targets, target: Target, began: int) -> None:
         self.targets = targets
         self.target = target
         self.began = began
+        self.round = 0  # of the janitor, when it began
         self.is_extra = False  # one more than there is room for; see plan
 
 

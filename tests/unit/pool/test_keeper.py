@@ -151,6 +151,7 @@ class World:
     def turn(self, seconds: float = 0) -> None:
         """Time passes; then what was put off, and those who wait are looked at."""
         self.poller.now += int(seconds * SECOND)
+        self.keeper.rounds += int(seconds * 3)
         while self.later:
             self.later.pop(0)()
         if self.pool.waiting:
@@ -451,12 +452,25 @@ def test_welcome_goes_with_a_refusal_when_no_server_is_left(
 def test_login_is_begun_beside_one_that_is_silent() -> None:
     world = world_of("a,b", load_balance_hosts="disable")
     world.wait()
+    world.keeper.rounds += 3
     world.turn(0.9)
     assert world.logins == "a"
     world.turn(0.1)
     assert world.logins == "ab"
+    world.keeper.rounds += 3
     world.turn(0.9)
     assert world.logins == "ab"
+
+
+def test_login_is_not_silent_when_it_was_us_who_did_not_listen() -> None:
+    """A machine that is busy elsewhere: the answer may be there, unread."""
+    world = world_of(size=5)
+    world.wait()
+    world.poller.now += 9 * SECOND
+    world.turn()
+    assert world.logins == "a"
+    world.turn(1)
+    assert world.logins == "aa"
 
 
 def test_login_that_speaks_is_not_silent() -> None:
@@ -464,6 +478,7 @@ def test_login_that_speaks_is_not_silent() -> None:
     world.wait()
     for _ in range(5):
         world.pool.login[0].received_at = world.poller.now
+        world.keeper.rounds += 3
         world.turn(0.9)
     assert world.logins == "a"
 
