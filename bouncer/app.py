@@ -519,18 +519,6 @@ class Bouncer:
         """Rows of a query on the pooler's own account; see `Probes.ask`."""
         return await self.probes.ask(database, sql)
 
-    def failing_for(self, database: str) -> float | None:
-        """Seconds since which every attempt to reach *database* has failed."""
-        state = self.registry.databases.get(database)
-        since = [
-            pool.failing_since
-            for pool in (state.pools.values() if state is not None else ())
-            if pool.failed
-        ]
-        if not since:
-            return None
-        return float(self.poller.clock() - min(since)) / 1_000_000
-
     def addresses_changed(self, name: str, lost: frozenset[str]) -> None:
         """DNS no longer knows some addresses: their connections are flagged."""
         for pool in self.registry.all_pools():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from bouncer.pool.evidence import of_pools
 from bouncer.pool.limits import CONSOLE_POOL_SIZE
 from bouncer.pool.registry import CONSOLE, bytes_of, in_order
 from bouncer.relay.statements import known_statements
@@ -28,7 +29,7 @@ from bouncer.snapshot import (
     StatsRow,
     UserRow,
 )
-from bouncer.stats import TRANSACTIONS
+from bouncer.stats import SERVER_BYTES, TRANSACTIONS
 from bouncer.succession import is_carried
 
 REPLICATION = ("none", "logical", "physical")
@@ -285,15 +286,15 @@ class Rows:
             for pool in pools
             if pool.waiting.first is not None
         ]
-        finished = sum(pool.transactions for pool in pools)
+        finished = sum(pool.transactions + pool.server_bytes for pool in pools)
         if database.past:
-            finished += database.past[TRANSACTIONS]
+            finished += database.past[TRANSACTIONS] + database.past[SERVER_BYTES]
         return HealthRow(
             database.name,
             bool(database.paused),
             bool(database.disabled),
             finished,
-            self.app.failing_for(database.name),
+            *of_pools(pools, now),
             size * len(pools),
             max((len(pool.active) / size for pool in pools), default=0.0),
             sum(len(pool.waiting) for pool in pools),

@@ -27,7 +27,9 @@ class HealthRow(NamedTuple):
     paused: bool
     disabled: bool
     finished: int
+    answered_ago: float | None
     failing_for: float | None
+    failed_ago: float | None
     servers: int
     busiest: float
     waiting: int

@@ -419,6 +419,10 @@ class HealthServer:
             "busiest_pool": round(facts.busiest, 3),
             "proof_age": None if proved is None else round(now - proved, 3),
             "failing_for": readiness.failing_for(name),
+            "error": watched.error or None,
+            "health_login": None
+            if watched.refused is None
+            else dict(zip(("user", "error"), watched.refused, strict=True)),
             "role": None
             if role is None
             else {

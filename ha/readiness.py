@@ -4,9 +4,11 @@ Balancers act on the answer by killing sessions, so the one hard idea is what ma
 called dead: a pooler that is paused, full, draining, or whose server has the wrong
 role is *soft* (no new clients, keep the old ones). Only a database that could not be
 reached for a while is *hard*. Proof that it can be reached is taken from the traffic
-itself; a probe is sent only when somebody asks and there was no traffic, or when the
-role of the server is wanted. A probe that gets no server because all are busy proves
-nothing, least of all a failure.
+and the logins of all pools; a probe is sent only when somebody asks and there was no
+traffic, or when the role of the server is wanted. The newest evidence decides, whoever
+it is from. A probe that gets no server because all are busy proves nothing, least of
+all a failure; a server that refuses a login, or has no more connections, is there.
+What was known of a role is soon no knowledge: servers are fenced.
 
 Anybody may ask, so a question costs PostgreSQL little: a few probes at once, and
 where no database is named, as few databases as it takes to find a good one.
@@ -19,8 +21,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from heapq import nsmallest
 
+from bouncer import log
+from bouncer.errors import ServerError
+from bouncer.pool.evidence import Weight, weigh
+from bouncer.probe import Busy, LoginRefused, StillFailing
 from ha.view import DatabaseFacts, PoolerView, Rows
 
 # The loop is looked at this often; a tick this late means that it was stuck.
@@ -30,15 +37,21 @@ STUCK = 2.0
 PROOF_AGE = 5.0
 PROBE_EVERY = 1.0
 PROBE_DEADLINE = 2.0
-# Probes under way at once.
+# Probes under way at once: of databases without a server, and of those that have one.
+# The first may hang, and must not keep the others from what they want to know.
 MOST_PROBES = 4
+MOST_LIVE_PROBES = 16
 # Probes of databases without a server, which has to log in first, for each `TICK`;
 # those of `health_databases` are not counted.
 MOST_LOGINS = 4
 # So many databases are probed on behalf of all, and when the pooler starts.
 SAMPLE = 8
-# Probes go on for so long after the last question.
+# Probes go on for so long after the last question; for who asks more seldom, until
+# twice the time has gone that was between his questions, if it was below `SELDOM`.
 DEMAND = 15.0
+SELDOM = 120.0
+# What is known of a role is knowledge for so long.
+ROLE_AGE = 3 * PROBE_EVERY
 # A standby whose WAL receiver has been gone for longer does not know its lag.
 POSITION_AGE = 30.0
 
@@ -74,6 +87,7 @@ class Answer:
 
 
 GOOD = Answer(Grade.GOOD, "ready")
+INFINITE = float("inf")
 RANKS = (Grade.GOOD, Grade.SOFT, Grade.HARD)
 
 
@@ -93,8 +107,10 @@ class Watched:
 
     finished: int = -1
     proved_at: float | None = None
-    failing_since: float | None = None
+    failing_since: float | None = None  # probes, since the last proof
+    failed_at: float = -1e9  # the newest of them
     error: str = ""
+    refused: tuple[str, str] | None = None  # the user whom probes are, and the error
     role: Role | None = None
     was_primary: bool = False
     receiver_seen: float | None = None
@@ -102,6 +118,7 @@ class Watched:
     mute: bool = False  # there is no way to ask: no pool and no user for one
     asked_at: float = -1e9
     role_asked_at: float = -1e9
+    demand: float = DEMAND
     probed_at: float = -1e9
     probe: asyncio.Task[None] | None = None
 
@@ -127,7 +144,7 @@ class Readiness:
     loop_lag: float = 0.0
     facts: dict[str, DatabaseFacts] = field(default_factory=dict)
     sample: tuple[str, ...] = ()
-    probing: int = 0
+    probing: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     logins: int = 0
     closed: bool = False
 
@@ -163,21 +180,22 @@ class Readiness:
         ]
         due.sort(key=lambda name: self.watched[name].probed_at)
         for name in due:
-            if self.probing >= MOST_PROBES:
-                break
-            if not (self.policy.databases or self.facts[name].live):
+            live = self.facts[name].live > 0
+            if self.probing[live] >= (MOST_LIVE_PROBES if live else MOST_PROBES):
+                continue
+            if not (self.policy.databases or live):
                 if self.logins >= MOST_LOGINS:
                     continue
                 self.logins += 1
             watched = self.watched[name]
             watched.probed_at = now
-            self.probing += 1
+            self.probing[live] += 1
             watched.probe = asyncio.ensure_future(self.ask(name, watched))
-            watched.probe.add_done_callback(self.probed)
+            watched.probe.add_done_callback(partial(self.probed, live))
 
-    def probed(self, probe: asyncio.Task[None]) -> None:
+    def probed(self, live: bool, _: asyncio.Task[None]) -> None:
         """A probe has ended: the next one may begin."""
-        self.probing -= 1
+        self.probing[live] -= 1
         self.launch()
 
     def close(self) -> None:
@@ -304,8 +322,8 @@ class Readiness:
             return answer
         watched = self.watched[name]
         role = watched.role
-        if role is None:
-            return Answer(Grade.HARD, "role unknown")
+        if role is None or not self.is_knowledge(role, answer):
+            return role_unknown(role)
         if not role.standby and role.writable:
             return Answer(Grade.GOOD, "primary")
         word = "standby" if role.standby else "read-only"
@@ -323,8 +341,8 @@ class Readiness:
             return answer
         watched = self.watched[name]
         role = watched.role
-        if role is None:
-            return Answer(Grade.HARD, "role unknown")
+        if role is None or not self.is_knowledge(role, answer):
+            return role_unknown(role)
         if not role.standby:
             return Answer(Grade.SOFT, "primary")
         if lag is not None:
@@ -335,13 +353,29 @@ class Readiness:
                 return Answer(Grade.SOFT, f"lag {role.lag} bytes")
         return Answer(Grade.GOOD, "standby")
 
+    def is_knowledge(self, role: Role, answer: Answer) -> bool:
+        """Is what the server said of itself still worth anything?
+
+        It is while a pause lasts, since nobody is asked then.
+        """
+        return answer.word == "paused" or self.clock() - role.at <= ROLE_AGE
+
     def failing_for(self, name: str) -> float | None:
-        """Seconds since which the server cannot be reached, None if it can."""
-        spans = [self.facts[name].failing_for]
-        since = self.watched[name].failing_since
-        if since is not None:
-            spans.append(self.clock() - since)
-        return max((span for span in spans if span is not None), default=None)
+        """Seconds since which the server cannot be reached, None if it can.
+
+        Nobody's failure counts that is older than the newest answer to anybody.
+        """
+        now, facts, watched = self.clock(), self.facts[name], self.watched[name]
+        proved = -INFINITE if watched.proved_at is None else watched.proved_at
+        spans = []
+        if facts.failing_for is not None:
+            failed_at = self.ticked_at - (facts.failed_ago or 0.0)
+            if failed_at > proved:
+                spans.append(facts.failing_for + now - self.ticked_at)
+        since = watched.failing_since
+        if since is not None and now - watched.failed_at <= DEMAND:
+            spans.append(now - since)
+        return min(max(spans), now - proved) if spans else None
 
     # Taking notice
 
@@ -370,25 +404,23 @@ class Readiness:
         return tuple(nsmallest(SAMPLE, self.facts, key=rank))
 
     def notice(self, watched: Watched, facts: DatabaseFacts, now: float) -> None:
-        """Take traffic as proof."""
+        """Take traffic and logins as proof."""
         if watched.finished >= 0 and facts.finished > watched.finished:
             self.prove(watched, now)
         watched.finished = facts.finished
-        if (
-            watched.failing_since is not None
-            and facts.failing_for is None
-            and facts.servers
-            and facts.busiest >= 1
-        ):
-            # All servers are at work: a probe that found none was no evidence.
-            watched.failing_since = None
+        if facts.answered_ago is not None:
+            self.prove(watched, now - facts.answered_ago)
 
-    def prove(self, watched: Watched, now: float) -> None:
-        """The server has answered."""
-        watched.proved_at = now
-        watched.failing_since = None
-        watched.error = ""
+    def prove(self, watched: Watched, at: float) -> None:
+        """The server has answered somebody, perhaps some time ago."""
+        if watched.proved_at is not None and at <= watched.proved_at:
+            return
+        watched.proved_at = at
         watched.mute = False
+        if watched.failing_since is not None and at >= watched.failing_since:
+            is_over = watched.failed_at <= at
+            watched.failing_since = None if is_over else watched.failed_at
+            watched.error = "" if is_over else watched.error
 
     def want_proof(self, name: str) -> None:
         """Somebody asked about *name*."""
@@ -396,7 +428,11 @@ class Readiness:
 
     def want_role(self, name: str) -> None:
         """Somebody asked about the role of *name*'s server."""
-        self.watched[name].asked_at = self.watched[name].role_asked_at = self.clock()
+        now, watched = self.clock(), self.watched[name]
+        gap = now - watched.role_asked_at
+        if gap <= SELDOM:
+            watched.demand = max(DEMAND, 2 * gap)
+        watched.asked_at = watched.role_asked_at = now
 
     def due(self, name: str, watched: Watched, now: float) -> bool:
         """Is a probe wanted, none under way, and the last one old enough?"""
@@ -405,7 +441,7 @@ class Readiness:
         if watched.proved_at is None and name in self.sample:
             # A pooler that was just started finds out by itself.
             return True
-        if now - watched.role_asked_at < DEMAND:
+        if now - watched.role_asked_at < watched.demand:
             return True
         proved = watched.proved_at
         return now - watched.asked_at < DEMAND and (
@@ -419,21 +455,54 @@ class Readiness:
                 sql = PLAIN_ROLE_SQL if watched.plain else ROLE_SQL
                 rows = await self.view.probe(name, sql)
             self.learn(watched, rows)
+            self.admitted(name, watched)
         except LookupError:
-            watched.mute = True
+            watched.mute, watched.failing_since = True, None
+        except Busy:
+            pass
+        except StillFailing:
+            watched.failed_at = self.clock()
         except TimeoutError:
             facts = self.facts.get(name)
-            if facts is not None and facts.busiest < 1 and not facts.paused:
+            if facts is not None and not facts.paused:
                 self.fail(watched, f"no answer within {PROBE_DEADLINE:g} s")
+        except LoginRefused as problem:
+            self.refused(name, watched, problem)
         except Exception as problem:
-            if str(getattr(problem, "sqlstate", "")).startswith("42"):
-                # It refuses the statement, so it is there.
-                watched.plain = True
-                self.prove(watched, self.clock())
-            else:
-                self.fail(watched, str(problem) or type(problem).__name__)
+            # A server that refuses the statement is there.
+            sqlstate = str(getattr(problem, "sqlstate", ""))
+            watched.plain |= sqlstate.startswith("42")
+            self.consider(watched, problem, weigh(sqlstate))
         finally:
             watched.probe = None
+
+    def refused(self, name: str, watched: Watched, problem: LoginRefused) -> None:
+        """Nobody was let in to ask, which is no outage, but somebody should mend it."""
+        self.consider(watched, problem, problem.weight)
+        if problem.weight is Weight.AWAY:
+            return
+        found = problem.user, str(problem)
+        if watched.refused != found:
+            watched.refused = found
+            log.warning(
+                f'health checks cannot log in to database "{name}" '
+                f'as user "{found[0]}": {found[1]}'
+            )
+
+    def admitted(self, name: str, watched: Watched) -> None:
+        """A probe has run."""
+        if watched.refused is not None:
+            watched.refused = None
+            log.info(f'health checks can log in to database "{name}" again')
+
+    def consider(self, watched: Watched, problem: Exception, weight: Weight) -> None:
+        """Something went wrong; *weight* says whose fault it is."""
+        if weight is Weight.PRESENT:
+            self.prove(watched, self.clock())
+        elif weight is Weight.NOTHING and isinstance(problem, ServerError):
+            watched.mute = True
+        else:
+            self.fail(watched, str(problem) or type(problem).__name__)
 
     def learn(self, watched: Watched, rows: Rows) -> None:
         """Take the probe's answer over."""
@@ -454,11 +523,21 @@ class Readiness:
     def fail(self, watched: Watched, text: str) -> None:
         """A probe failed; the first of a row starts the count."""
         watched.error = text
+        watched.failed_at = self.clock()
         if watched.failing_since is None:
-            watched.failing_since = self.clock()
+            watched.failing_since = watched.failed_at
 
     def forget(self, name: str) -> None:
         """The database is gone."""
         watched = self.watched.pop(name)
         if watched.probe is not None:
             watched.probe.cancel()
+
+
+def role_unknown(role: Role | None) -> Answer:
+    """Nobody comes to a server whose role is not known.
+
+    Who came while it was known stays: that nobody could ask for three seconds is no
+    reason to cut anybody, and a server that is away becomes hard by itself.
+    """
+    return Answer(Grade.HARD if role is None else Grade.SOFT, "role unknown")

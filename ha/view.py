@@ -22,19 +22,23 @@ Rows = list[tuple[str | None, ...]]
 class DatabaseFacts:
     """One database, at one moment.
 
-    *finished* counts finished transactions: when it moves, a server has answered.
-    *failing_for* is the seconds since which every attempt to reach the server has
-    failed, None when the last one succeeded or none was made. *busiest* is the
-    largest share of its pools' servers that is in use, *waiting* the clients that
-    want a server, *servers* those that could serve them, *waited* the longest wait,
-    *live* the servers that have logged in.
+    *finished* grows with finished transactions and with what servers send: when it
+    moves, a server has answered. *answered_ago* is the age in seconds of the newest
+    login that a server answered, be it by a refusal; *failing_for* tells since when
+    nobody has answered those who tried, *failed_ago* when the last of them did; None
+    when the newest attempt was answered. *busiest* is the largest share of its pools'
+    servers that is in use, *waiting* the clients that want a server, *servers* those
+    that could serve them, *waited* the longest wait, *live* the servers that have
+    logged in.
     """
 
     name: str
     paused: bool = False
     disabled: bool = False
     finished: int = 0
+    answered_ago: float | None = None
     failing_for: float | None = None
+    failed_ago: float | None = None
     servers: int = 0
     busiest: float = 0.0
     waiting: int = 0
@@ -62,8 +66,10 @@ class PoolerView(Protocol):
         """Run *sql* on a server of *database* and return its rows as text.
 
         Raises LookupError when there is no way to ask (no pool yet, and no user to
-        make one for), anything else when asking failed. It may wait for a server:
-        the caller sets the deadline by cancelling.
+        make one for), `Busy` and `StillFailing` when nothing could be tried,
+        `LoginRefused` when a live server refused whoever was to ask, `ServerError`
+        when it refused the question, anything else when nobody answered. It may wait
+        for a server: the caller sets the deadline by cancelling.
         """
 
 

@@ -329,6 +329,7 @@ class Keeper:
         pool.last_error = pool.last_sqlstate = ""
         pool.refused_at = 0
         pool.reached = True
+        pool.evidence.succeeded(pool.poller.now)
         client = server.client
         if server.replication:
             self.replication_ready(pool, server, client)
@@ -361,6 +362,7 @@ class Keeper:
         pool = server.pool
         client = server.client
         if server.replication and client is not None:
+            pool.evidence.failed(pool.poller.now, problem)
             if problem.kind == "refused":
                 log.error(f"S: login failed: {problem.severity}: {problem.text}")
             self.reached(server)
@@ -371,6 +373,7 @@ class Keeper:
             log.warning(
                 f"server login failed: {shown}" if shown else "server login failed"
             )
+        pool.evidence.failed(pool.poller.now, problem)
         if problem.sqlstate == NO_SUCH_DATABASE:
             pool.reached = False
         if is_of_server(problem):
@@ -420,6 +423,7 @@ class Keeper:
         attempt = self.attempts.pop(server, None)
         if attempt is None or attempt.targets is not pool.targets:
             return
+        pool.evidence.failed(pool.poller.now)
         if reason in NOT_THERE and server.address is not None:
             self.app.hosts.connect_failed(server.address)
         had_failed = pool.failed

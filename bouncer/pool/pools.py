@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from bouncer.auth.scram import fits
 from bouncer.auth.secrets import parse_scram
+from bouncer.pool.evidence import Evidence
 from bouncer.pool.targets import ROUND_ROBIN, Targets
 from bouncer.relay.pool import Pool
 from bouncer.relay.talk import Waiter
@@ -51,6 +52,7 @@ class ServerPool(Pool):
         self.failing_since = 0  # when no target was left
         self.refused_at = 0  # when the attempt began whose login was refused; 0: none
         self.reached = False  # a server has logged in, and the database is still there
+        self.evidence = Evidence()  # what the attempts say of the server
         self.last_lifetime_close = 0
         self.held_told = 0  # when the log was told that sessions hold all servers
         self.cancels: list[Any] = []  # clients whose CancelRequest waits, in order

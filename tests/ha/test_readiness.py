@@ -6,8 +6,16 @@ import asyncio
 
 import pytest
 
+from bouncer.probe import Busy
 from ha.agent import Agent, Question, parse_size
-from ha.readiness import PLAIN_ROLE_SQL, PROBE_EVERY, Grade, Policy, Readiness
+from ha.readiness import (
+    PLAIN_ROLE_SQL,
+    PROBE_EVERY,
+    Answer,
+    Grade,
+    Policy,
+    Readiness,
+)
 from tests.ha.described import PRIMARY, STANDBY, Described
 
 GOOD, SOFT, HARD = Grade.GOOD, Grade.SOFT, Grade.HARD
@@ -158,6 +166,8 @@ def test_failing_servers_seen_by_the_pooler_need_no_probe():
     async def story():
         bench = Bench(Described("app"), Policy(down_after=10))
         await bench.run(0.25)
+        bench.now += 20
+        bench.view.answers["app"] = Busy("app")
         bench.view.set("app", failing_for=9.9)
         await bench.run(0)
         assert bench.readiness.ready("app").grade is GOOD
@@ -174,7 +184,7 @@ def test_busy_pool_that_leaves_no_server_for_a_probe_stays_ready(monkeypatch):
     async def story():
         bench = Bench(Described("app"), Policy(down_after=1))
         await bench.run(0.25)
-        bench.view.answers["app"] = None
+        bench.view.answers["app"] = Busy("app")
         bench.view.set("app", busiest=1.0, waiting=7)
         for _ in range(20):
             bench.readiness.primary("app")
@@ -182,9 +192,10 @@ def test_busy_pool_that_leaves_no_server_for_a_probe_stays_ready(monkeypatch):
             await asyncio.sleep(0.02)
         assert len(bench.view.asked) > 5
         assert bench.readiness.ready("app").grade is GOOD
-        assert bench.readiness.primary("app").grade is GOOD
-        # The same silence with servers to spare is the database's.
-        bench.view.set("app", busiest=0.1, waiting=0)
+        # Whether it still is the primary, nobody knows.
+        assert bench.readiness.primary("app") == Answer(SOFT, "role unknown")
+        # Silence of a server that was asked is the database's.
+        bench.view.answers["app"] = None
         for _ in range(4):
             bench.readiness.primary("app")
             await bench.run(1)

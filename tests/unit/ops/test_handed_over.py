@@ -60,7 +60,7 @@ NOT_TOLD = {
                          "client_parses", "server_parses", "binds", "logins", "newer",
                          "older"), COUNTED),
         **dict.fromkeys(("welcomes", "last_welcome", "flagged", "idle_since"), CACHE),
-        **dict.fromkeys(("last_error", "last_sqlstate", "refused_at", "failing_since",
+        **dict.fromkeys(("last_error", "last_sqlstate", "refused_at", "failing_since", "evidence",
                          "last_lifetime_close", "held_told", "reached", "hosts", "host_key"),
                         ATTEMPTS),
     },
@@ -105,7 +105,7 @@ def test_every_field_is_handed_over_or_need_not_be(name: str) -> None:
         source = (ROOT / "bouncer" / "pool" / "pools.py").read_text()
         own = source.split("class ServerPool")[1].split("@property")[0]
         fields = declared("Pool") | set(re.findall(r"self\.(\w+)(?:: [^=]+)? = ", own))
-        assert "failing_since" in fields and ServerPool.__name__ == "ServerPool"
+        assert "evidence" in fields and ServerPool.__name__ == "ServerPool"
     else:
         kind = {"DatabaseState": DatabaseState, "UserState": UserState}[name]
         fields = set(kind.__slots__)
