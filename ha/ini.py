@@ -11,10 +11,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from bouncer.auth.secrets import SCRAM, kind_of
 from bouncer.config.connstr import BadConnstr, pairs
-from bouncer.config.ini import IniError, Place, read_ini
+from bouncer.config.ini import IniError, Place, read_file, read_ini
 from bouncer.config.load import load
 from bouncer.config.settings import Settings
+from bouncer.config.userlist import UserList
 from bouncer.errors import ConfigError
 from ha.errors import HAError
 
@@ -68,6 +70,19 @@ class Source:
     def of(self, section: str) -> dict[str, str]:
         """The items of one section."""
         return self.sections.get(section, {})
+
+    def cannot_log_in(self, user: str) -> str:
+        """Why *user* of auth_file cannot log in by himself; "" if nothing says so.
+
+        The poolers' file may lie on another machine, or be closed to us.
+        """
+        try:
+            secrets = UserList(read_file(self.settings.auth_file or "")).secrets
+        except OSError:
+            return ""
+        if kind_of(secrets.get(user, "")) == SCRAM:
+            return f'the SCRAM secret of "{user}" cannot log it in'
+        return ""
 
     @property
     def databases(self) -> list[str]:

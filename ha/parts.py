@@ -165,6 +165,12 @@ def role_can_be_asked(inventory: Inventory, source: Source) -> None:
             "this layout goes by the role of each pooler's server, and there is nobody "
             "to ask it as: set health_user to a user of auth_file"
         )
+    user = inventory.health_user or settings.health_user
+    if "user" not in asked and user and (why := source.cannot_log_in(user)):
+        raise InventoryError(
+            "this layout goes by the role of each pooler's server, and health_user "
+            f"cannot ask for it: {why}"
+        )
 
 
 def idle_limit(source: Source) -> int:

@@ -367,6 +367,21 @@ def waits_add_up(subject: Subject) -> Found:
 
 
 @rule(
+    "health-login",
+    WARNING,
+    "health checks ask a database before its first client; who cannot log in learns "
+    "nothing, not even whether it is the primary",
+    "a user whose password itself stands in auth_file",
+)
+def health_login(subject: Subject) -> Found:
+    """health_user cannot log in by itself."""
+    for pooler in subject.poolers:
+        user = pooler.source.settings.health_user
+        if pooler.health_ports and user and (why := pooler.source.cannot_log_in(user)):
+            yield item(pooler, "health_user", "pybouncer"), f"health_user: {why}"
+
+
+@rule(
     "health-unasked",
     NOTE,
     "the pooler says whether it is paused, full or draining, and nobody listens",

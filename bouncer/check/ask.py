@@ -18,7 +18,9 @@ from bouncer.auth.md5 import answer, hash_password
 from bouncer.auth.scram import ClientSide, ScramError
 from bouncer.auth.secrets import MD5, PLAIN, kind_of
 from bouncer.auth.tls import connect_context, server_name
+from bouncer.check.advice import about
 from bouncer.check.findings import WARNING, Finding, at
+from bouncer.check.front import is_watched
 from bouncer.check.reading import Reading
 from bouncer.config.settings import Database, Settings
 from bouncer.errors import BouncerError
@@ -62,6 +64,7 @@ class Asked:
     max_connections: int = 0
     reserved: int = 0
     problem: str = ""
+    refused: bool = False  # the problem is the login's, not the network's
 
     @property
     def place(self) -> str:
@@ -216,6 +219,12 @@ def ask(asked: Asked, settings: Settings) -> None:
         asked.problem = " ".join(error.lines)
     except (OSError, BouncerError, ValueError) as error:
         asked.problem = str(error) or type(error).__name__
+        asked.refused = isinstance(error, CannotAsk)
+
+
+def health_user(settings: Settings) -> str:
+    """Return whom health checks log in as, if there are any."""
+    return settings.health_user if is_watched(settings) else ""
 
 
 def targets(reading: Reading) -> list[Asked]:
@@ -223,7 +232,9 @@ def targets(reading: Reading) -> list[Asked]:
     config, found = reading.config, dict[tuple[str, int], Asked]()
     known = reading.userlist.secrets if reading.userlist else {}
     for database in config.databases.values():
-        user = database.user or database.auth_user or config.settings.auth_user
+        # As `bouncer.probe` chooses, so that its login is tried as well.
+        s = config.settings
+        user = database.user or health_user(s) or database.auth_user or s.auth_user
         if not user:
             continue
         secret = known.get(user, "")
@@ -250,6 +261,9 @@ def compare(reading: Reading, found: list[Asked]) -> Iterator[Finding]:
     """Warn of pools that are larger than their servers."""
     s = reading.config.settings
     for asked in found:
+        if asked.refused and asked.target.user == health_user(s):
+            text = f'cannot log in to {asked.place} as "{asked.target.user}"'
+            yield about(reading, "health_user", f"{text}: {asked.problem}")
         if not asked.max_connections:
             continue
         room = asked.max_connections - asked.reserved

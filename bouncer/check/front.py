@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from bouncer.check.advice import about
+from bouncer.auth.secrets import SCRAM, kind_of
+from bouncer.check.advice import about, about_line
 from bouncer.check.findings import ERROR, Finding
 from bouncer.check.reading import Reading, source_of
+from bouncer.config.settings import Settings
 
 LISTENS: Final = ("health_listen", "agent_listen")
 HIGHEST_PORT: Final = 65535
@@ -28,6 +30,12 @@ def front(reading: Reading) -> Iterator[Finding]:
     yield from listens(reading)
     yield from networks(reading)
     yield from names(reading)
+    yield from logins(reading)
+
+
+def is_watched(settings: Settings) -> bool:
+    """Whether anybody may ask for health."""
+    return bool(settings.health_listen or settings.agent_listen)
 
 
 def port_of(place: str) -> int | None:
@@ -66,6 +74,37 @@ def listens(reading: Reading) -> Iterator[Finding]:
             taken[host, port] = name
 
 
+def logins(reading: Reading) -> Iterator[Finding]:
+    """Those whom health checks log in as, and who cannot.
+
+    A SCRAM secret opens nothing by itself: only a client that has shown its password
+    lends us the keys, and a check comes before the first client.
+    """
+    config, s = reading.config, reading.config.settings
+    known = reading.userlist.secrets if reading.userlist is not None else {}
+    hint = "health checks know nothing of the database then: give the password itself"
+    if s.health_user and reading.userlist is not None:
+        if s.health_user not in known:
+            text = f'"{s.health_user}" is not in auth_file: nobody can log in as it'
+            yield about(reading, "health_user", text)
+        elif kind_of(known[s.health_user]) == SCRAM:
+            text = f'the SCRAM secret of "{s.health_user}" cannot log it in'
+            yield about(reading, "health_user", text, hint)
+    for database in config.databases.values() if is_watched(s) else ():
+        if database.user is not None:
+            if kind_of(database.password or "") == SCRAM:
+                text = f'the SCRAM secret of the forced user "{database.user}" cannot '
+                text += "log it in before its first client"
+                yield about_line(database.source, database.name, text, hint)
+        elif (
+            database.auth_user
+            and not s.health_user
+            and kind_of(known.get(database.auth_user, "")) == SCRAM
+        ):
+            text = f'the SCRAM secret of auth_user "{database.auth_user}" cannot log '
+            yield about_line(database.source, database.name, f"{text}it in", hint)
+
+
 def networks(reading: Reading) -> Iterator[Finding]:
     """Networks that are none: then nobody at all is believed."""
     s = reading.config.settings
@@ -100,10 +139,6 @@ def names(reading: Reading) -> Iterator[Finding]:
     for name in words(s.health_databases):
         if name not in config.databases and config.autodb is None:
             yield about(reading, "health_databases", f'there is no database "{name}"')
-    known = reading.userlist.secrets if reading.userlist is not None else None
-    if known is not None and s.health_user and s.health_user not in known:
-        text = f'"{s.health_user}" is not in auth_file: nobody can log in as it'
-        yield about(reading, "health_user", text)
     for place in words(s.haproxy_sockets):
         is_path = "/" in place or place.startswith(("unix:", "unix@", "abns@"))
         if not is_path and not port_of(place):

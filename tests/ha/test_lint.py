@@ -131,6 +131,8 @@ def inis(first: str = "", second: str = "") -> dict[str, str]:
     return {"p1.ini": first or pooler(1), "p2.ini": second or pooler(2)}
 
 
+USERLIST = Path(__file__).with_name("scram_userlist.txt")
+
 # The servers of rw, with what is said of them.
 RW_DEFAULTS = """\
     default-server inter 1s fastinter 300ms fall 2 rise 2 tcp-ut 30s
@@ -209,6 +211,9 @@ SEEDS: list[tuple[str, str, str, dict[str, str]]] = [
     ("inner-session-pool", "", "",
      {**inis(pooler(1, "default_pool_size = 2")), "outer.ini": OUTER}),
     ("waits-add-up", "", "", {**inis(), "outer.ini": OUTER}),
+    ("health-login", "", "",
+     inis(pooler(1, f"auth_file = {USERLIST}").replace(
+         "[pybouncer]\n", "[pybouncer]\nhealth_user = h\n"))),
     ("health-unasked", POOL_CHECK,
      "    option tcp-check\n    tcp-check connect linger\n    tcp-check send-binary "
      "0000000804d2162f\n    tcp-check expect rstring ^[SN]\n", inis()),
