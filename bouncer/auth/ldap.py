@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from bouncer import log
 from bouncer.auth.secrets import MAX_SECRET
@@ -35,8 +36,18 @@ LDAP_OPT_PROTOCOL_VERSION = 0x0011
 LDAP_OPT_TIMEOUT = 0x5002
 LDAP_OPT_NETWORK_TIMEOUT = 0x5005
 LDAP_VERSION3 = 3
-SCOPES = {"base": 0, "one": 1, "onelevel": 1, "sub": 2, "subtree": 2}
+SCOPES = {
+    "base": 0,
+    "one": 1,
+    "onelevel": 1,
+    "sub": 2,
+    "subtree": 2,
+    "children": 3,
+    "subordinate": 3,
+}
+SCOPE_NAMES = ("base", "one", "sub", "children")
 SUBTREE = 2
+BETWEEN = " \t\r\n,"
 NO_ATTRIBUTES = b"1.1"
 
 
@@ -77,7 +88,12 @@ class Options:
         self.check()
 
     def take(self, key: str, value: str) -> None:
-        """Take one option."""
+        """Take one option.
+
+        Each sets the scope back, as in PostgreSQL: only a URL that stands last has
+        its own.
+        """
+        self.scope = SUBTREE
         if key == "ldapserver":
             self.server = value
         elif key == "ldapport":
@@ -101,25 +117,31 @@ class Options:
             raise LdapError(f'invalid LDAP option: "{shown}"')
 
     def take_url(self, text: str) -> None:
-        """Take ldap://host:port/base?attribute?scope?filter (RFC 4516)."""
-        url = urlsplit(text)
-        if url.scheme not in PORTS:
-            raise LdapError(f"unsupported LDAP URL scheme: {url.scheme}")
-        fields = [unquote(field) for field in url.query.split("?")] + [""] * 3
+        """Take ldap://host:port/base?attributes?scope?filter (RFC 4516).
+
+        What it does not have stays as it was; of the attributes the first counts.
+        Without a slash there is no base, and nothing behind it.
+        """
+        scheme, _, rest = text.partition("://")
+        if scheme.lower() not in PORTS:
+            raise LdapError(f"unsupported LDAP URL scheme: {scheme}")
+        place, slash, behind = rest.partition("/")
+        place = place.partition("?")[0]
+        fields = [unquote(field) for field in behind.split("?")] + [""] * 3
         try:
-            port = url.port or 0
-            scope = SCOPES[fields[1] or "base"]
+            host, port = place_of(place)
+            scope = SCOPES[fields[2].lower() or "base"]
         except (ValueError, KeyError) as error:
             shown = without_secrets(text)
             reason = f": {error}" if shown == text else ""
             raise LdapError(f'could not parse LDAP URL "{shown}"{reason}') from None
-        self.scheme = url.scheme
-        self.server = unquote(url.hostname or "")
-        self.port = port
-        self.base_dn = unquote(url.path[1:])
-        self.search_attribute = fields[0] or self.search_attribute
-        self.scope = scope
-        self.search_filter = fields[2] or self.search_filter
+        self.scheme = scheme.lower()
+        self.server, self.port, self.scope = host, port, scope
+        if slash:
+            self.base_dn = fields[0]
+            attribute = fields[1].partition(",")[0]
+            self.search_attribute = attribute or self.search_attribute
+            self.search_filter = fields[3] or self.search_filter
 
     def check(self) -> None:
         """Refuse what does not go together."""
@@ -144,11 +166,28 @@ class Options:
         if not self.server and not self.base_dn:
             raise LdapError("LDAP server not specified, and no ldapbasedn")
 
+    def where(self) -> str:
+        """Tell where was searched, for a log line."""
+        scope = SCOPE_NAMES[self.scope]
+        return f'LDAP search was for base "{self.base_dn or ""}", scope {scope}'
+
     def filter_for(self, user: str) -> str:
         """Give the filter that finds *user*."""
         if self.search_filter is not None:
             return self.search_filter.replace("$username", user)
         return f"({self.search_attribute or 'uid'}={user})"
+
+
+def place_of(text: str) -> tuple[str, int]:
+    """Take `host:port` of a URL apart, port 0 where it has none; raises ValueError."""
+    host, port = text, ""
+    if not text.endswith("]"):
+        host, _, port = text.rpartition(":") if ":" in text else (text, "", "")
+    if port and not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError(f"no port: {port}")
+    if any(char.isspace() for char in host):
+        raise ValueError("blanks in the host")
+    return unquote(host), int(port or 0)
 
 
 # Options that are kept as they are, and where.
@@ -164,44 +203,50 @@ NAMES = {
 
 
 def pairs(text: str) -> list[tuple[str, str]]:
-    """Split `key=value key="va""lue", …`."""
+    """Split `key=value key="va""lue" "key=value", … # comment`.
+
+    Words without `=` count for nothing at the end, as PgBouncer has it. Before an
+    option they may be the rest of a value that lacks its quotes.
+    """
     found = []
-    at, size = 0, len(text)
-    while at < size:
-        if text[at] in " \t,":
-            at += 1
-            continue
-        start = at
-        while at < size and text[at] not in "= \t,":
-            at += 1
-        key = text[start:at]
-        if at == size or text[at] != "=":
-            raise LdapError(f'invalid LDAP option: "{key}"')
-        value, at = option_value(text, at + 1)
-        found.append((key, value))
+    stray = ""
+    for word in words(text):
+        key, equals, value = word.partition("=")
+        if equals and stray:
+            shown = stray if stray.startswith("ldap") else HIDDEN
+            raise LdapError(f'invalid LDAP option: "{shown}"')
+        if equals:
+            found.append((key, value))
+        elif word:
+            stray = stray or word
     return found
 
 
-def option_value(text: str, at: int) -> tuple[str, int]:
-    """Read a bare or quoted value at *at*; gives it and where to go on."""
-    size = len(text)
-    if at < size and text[at] == '"':
-        value = ""
-        at += 1
-        while True:
-            end = text.find('"', at)
-            if end < 0:
-                return value + text[at:], size
-            value += text[at:end]
-            at = end + 1
-            if at == size or text[at] != '"':
-                return value, at
-            value += '"'
+def words(text: str) -> Iterator[str]:
+    """Yield the words of *text* without their quotes, up to a comment.
+
+    A quote may open and close anywhere in a word; what stands between is taken as it
+    is, but for a doubled quote.
+    """
+    at, size = 0, len(text)
+    while at < size:
+        if text[at] in BETWEEN:
             at += 1
-    start = at
-    while at < size and text[at] not in " \t,":
-        at += 1
-    return text[start:at], at
+            continue
+        if text[at] == "#":
+            return
+        word: list[str] = []
+        quoted = False
+        while at < size and (quoted or text[at] not in BETWEEN):
+            if text[at] != '"':
+                word.append(text[at])
+            elif quoted and text[at + 1 : at + 2] == '"':
+                word.append('"')
+                at += 1
+            else:
+                quoted = not quoted
+            at += 1
+        yield "".join(word)
 
 
 # The library
@@ -373,7 +418,8 @@ class Connection:
             if code != LDAP_SUCCESS:
                 raise LdapError(
                     f'could not search LDAP for filter "{shown}" on server '
-                    f'"{self.server}": {text_of(code)}'
+                    f'"{self.server}": {text_of(code)}',
+                    self.options.where(),
                 )
             return self.only_entry(result, user, shown)
         finally:
@@ -390,6 +436,7 @@ class Connection:
                 f'LDAP user "{user}" {what}',
                 f'LDAP search for filter "{shown}" on server "{self.server}" '
                 f"returned {many}.",
+                *([] if count else [self.options.where()]),
             )
         entry = library().ldap_first_entry(self.handle, result)
         dn = library().ldap_get_dn(self.handle, entry)

@@ -79,7 +79,7 @@ def test_search_options() -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("ldap://h", ("ldap", "h", 0, "", None, 0, None)),
+        ("ldap://h/", ("ldap", "h", 0, "", None, 0, None)),
         ("ldaps://h:1636/dc=x", ("ldaps", "h", 1636, "dc=x", None, 0, None)),
         ("ldap://h/dc=x%20y?cn?sub", ("ldap", "h", 0, "dc=x y", "cn", 2, None)),
         ("ldap://h/dc=x??one?(a=b)", ("ldap", "h", 0, "dc=x", None, 1, "(a=b)")),
@@ -102,7 +102,7 @@ def test_ldapurl(url: str, expected: tuple[Any, ...]) -> None:
     ("text", "error"),
     [
         ("ldapserver=h foo=1", 'invalid LDAP option: "foo"'),
-        ("ldapserver", 'invalid LDAP option: "ldapserver"'),
+        ("ldapserver ldaptls=1", 'invalid LDAP option: "ldapserver"'),
         ("ldapscheme=http", 'invalid ldapscheme value: "http"'),
         ("ldapport=0", 'invalid LDAP port number: "0"'),
         ("ldapport=x", 'invalid LDAP port number: "x"'),
@@ -195,6 +195,7 @@ def test_search_and_bind(slapd: Slapd, logged: Lines) -> None:
         'WARNING LDAP user "bob" does not exist',
         'WARNING LDAP search for filter "(&(uid=bob)(sn=E))" on server "127.0.0.1" '
         "returned no entries.",
+        'WARNING LDAP search was for base "dc=example", scope sub',
     ]
 
 
@@ -213,7 +214,8 @@ def test_search_of_a_base_that_does_not_exist(slapd: Slapd, logged: Lines) -> No
     assert not ask(options)
     assert logged.take() == [
         'WARNING could not search LDAP for filter "(uid=eve)" on server "127.0.0.1": '
-        "No such object"
+        "No such object",
+        'WARNING LDAP search was for base "dc=nowhere", scope sub',
     ]
 
 
