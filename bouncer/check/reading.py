@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bouncer.check import suggest
+from bouncer.check.fallen import doubts, fates
 from bouncer.check.findings import ERROR, WARNING, Finding
 from bouncer.config.hba import HbaRules
 from bouncer.config.ident import IdentMaps
@@ -265,5 +266,14 @@ def read_hba(reading: Reading, settings: Any) -> None:
     path = settings.auth_hba_file
     text = read_or_complain(reading, "auth_hba_file", path, "nobody can log in")
     reading.hba = HbaRules(text or "", path, reading.ident)
+    what_follows = fates(text or "", reading.hba)
+    # Told once, with the last that is said of a line.
+    last = {problem.line: problem for problem in reading.hba.problems}
     for problem in reading.hba.problems:
-        reading.findings.append(Finding(WARNING, problem.text, path, problem.line))
+        hint = what_follows[problem.line] if problem is last[problem.line] else ""
+        finding = Finding(WARNING, problem.text, path, problem.line, suggestion=hint)
+        reading.findings.append(finding)
+    users = reading.userlist.secrets if reading.userlist is not None else {}
+    known = reading.config.databases, users
+    for line, what, hint in doubts(text or "", reading.hba, known):
+        reading.findings.append(Finding(WARNING, what, path, line, suggestion=hint))

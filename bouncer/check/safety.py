@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
+from bouncer.auth.ldap import LdapError
+from bouncer.auth.ldap import Options as LdapOptions
 from bouncer.auth.secrets import MD5, SCRAM, kind_of
 from bouncer.auth.tls import client_context, connect_context
 from bouncer.check.advice import about, about_line, is_changed
@@ -203,6 +205,12 @@ def methods(reading: Reading) -> Iterator[Finding]:
     if s.auth_type == "ldap" and not s.auth_ldap_options:
         text = "no auth_ldap_options: nobody can log in"
         yield about(reading, "auth_type", text)
+    if s.auth_type == "ldap" and s.auth_ldap_options:
+        try:
+            LdapOptions(s.auth_ldap_options)
+        except LdapError as error:
+            text = f"{'; '.join(error.lines)}: nobody can log in"
+            yield about(reading, "auth_ldap_options", text)
     if s.auth_type != "ldap" and s.auth_ldap_options:
         text = f"not used with auth_type = {s.auth_type}"
         yield about(reading, "auth_ldap_options", text)
