@@ -15,6 +15,7 @@ from bouncer import log
 from bouncer.auth import tls
 from bouncer.config.settings import Database
 from bouncer.errors import CommandError, ConfigError
+from bouncer.pool.evidence import Evidence
 from bouncer.pool.registry import CONSOLE, DatabaseState, needs_renewal
 from bouncer.succession import step_aside
 
@@ -331,6 +332,7 @@ class Commands:
             server.disconnect("connect string changed", True, False)
         for server in pool.servers():
             server.close_needed = True
+        pool.evidence = Evidence()  # what there is was of another server
 
     def kill(self, database: DatabaseState | None) -> None:
         databases = (

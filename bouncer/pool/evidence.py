@@ -72,9 +72,13 @@ class Evidence:
         self.refusal = None
 
     def failed(self, now: int, problem: LoginFailed | None = None) -> None:
-        """An attempt came to nothing; *problem* is what the server said, if it did."""
+        """An attempt came to nothing; *problem* is what the server said, if it did.
+
+        The end of a connection whose login was refused comes in the same moment, and
+        is not counted again.
+        """
         if problem is None and self.refusal is not None and now == self.ended_at:
-            return  # the end of the connection that was just refused
+            return
         self.noted += 1
         self.ended_at = now
         self.refusal = problem

@@ -361,8 +361,8 @@ class Keeper:
         """Class B and C of server sheet 3."""
         pool = server.pool
         client = server.client
+        pool.evidence.failed(pool.poller.now, problem)
         if server.replication and client is not None:
-            pool.evidence.failed(pool.poller.now, problem)
             if problem.kind == "refused":
                 log.error(f"S: login failed: {problem.severity}: {problem.text}")
             self.reached(server)
@@ -373,7 +373,6 @@ class Keeper:
             log.warning(
                 f"server login failed: {shown}" if shown else "server login failed"
             )
-        pool.evidence.failed(pool.poller.now, problem)
         if problem.sqlstate == NO_SUCH_DATABASE:
             pool.reached = False
         if is_of_server(problem):
@@ -426,13 +425,10 @@ class Keeper:
         pool.evidence.failed(pool.poller.now)
         if reason in NOT_THERE and server.address is not None:
             self.app.hosts.connect_failed(server.address)
-        had_failed = pool.failed
         if not attempt.targets.note_failure(attempt):
             return
         pool.last_error = cut(reason, CACHED_ERROR)
         pool.last_sqlstate = sqlstate
-        if pool.failed and not had_failed:
-            pool.failing_since = pool.poller.now
 
     def drop_extra(self, pool: ServerPool) -> None:
         """Logins that are too many now that another one got through are ended."""

@@ -49,7 +49,6 @@ class ServerPool(Pool):
         self.host_key: Any = None  # what they were made from
         self.last_error = ""  # reason of the last failure, for later clients
         self.last_sqlstate = ""  # its SQLSTATE; empty when there was no answer
-        self.failing_since = 0  # when no target was left
         self.refused_at = 0  # when the attempt began whose login was refused; 0: none
         self.reached = False  # a server has logged in, and the database is still there
         self.evidence = Evidence()  # what the attempts say of the server
