@@ -22,7 +22,7 @@ LOOK_AGAIN = 0.05  # seconds between two looks for an idle server
 # So long a probe waits for servers that others have before it wants one of its own
 # user's, and before it gives up. Shorter than the deadline of those who ask.
 PATIENCE = 0.5
-GIVES_UP = 1.5
+GIVES_UP = 1.0
 # Pools that keep a server which nobody but a probe has ever wanted.
 MOST_KEPT = 16
 

@@ -107,6 +107,8 @@ class Watched:
 
     finished: int = -1
     proved_at: float | None = None
+    heard_at: float = -1e9  # traffic only
+    was_asked: bool = True  # the last probe got as far as a server
     failing_since: float | None = None  # probes, since the last proof
     failed_at: float = -1e9  # the newest of them
     error: str = ""
@@ -322,7 +324,7 @@ class Readiness:
             return answer
         watched = self.watched[name]
         role = watched.role
-        if role is None or not self.is_knowledge(role, answer):
+        if role is None or not self.is_knowledge(watched, role, answer):
             return role_unknown(role)
         if not role.standby and role.writable:
             return Answer(Grade.GOOD, "primary")
@@ -341,24 +343,34 @@ class Readiness:
             return answer
         watched = self.watched[name]
         role = watched.role
-        if role is None or not self.is_knowledge(role, answer):
+        if role is None or not self.is_knowledge(watched, role, answer):
             return role_unknown(role)
         if not role.standby:
             return Answer(Grade.SOFT, "primary")
         if lag is not None:
             seen = watched.receiver_seen
-            if role.lag is None or seen is None or role.at - seen > POSITION_AGE:
+            unseen = seen is None or role.at - seen > POSITION_AGE
+            known = self.is_fresh(role.at) or answer.word == "paused"
+            if role.lag is None or unseen or not known:
                 return Answer(Grade.SOFT, "lag unknown")
             if role.lag > lag:
                 return Answer(Grade.SOFT, f"lag {role.lag} bytes")
         return Answer(Grade.GOOD, "standby")
 
-    def is_knowledge(self, role: Role, answer: Answer) -> bool:
+    def is_fresh(self, at: float) -> bool:
+        """Is it so short a time since *at* that it is knowledge?"""
+        return self.clock() - at <= ROLE_AGE
+
+    def is_knowledge(self, watched: Watched, role: Role, answer: Answer) -> bool:
         """Is what the server said of itself still worth anything?
 
-        It is while a pause lasts, since nobody is asked then.
+        It is while a pause lasts, since nobody is asked then; and while no server is
+        free for a probe, but they go on answering others: a primary that is demoted
+        ends all its connections first.
         """
-        return answer.word == "paused" or self.clock() - role.at <= ROLE_AGE
+        if answer.word == "paused" or self.is_fresh(role.at):
+            return True
+        return not watched.was_asked and self.is_fresh(watched.heard_at)
 
     def failing_for(self, name: str) -> float | None:
         """Seconds since which the server cannot be reached, None if it can.
@@ -406,6 +418,7 @@ class Readiness:
     def notice(self, watched: Watched, facts: DatabaseFacts, now: float) -> None:
         """Take traffic and logins as proof."""
         if watched.finished >= 0 and facts.finished > watched.finished:
+            watched.heard_at = now
             self.prove(watched, now)
         watched.finished = facts.finished
         if facts.answered_ago is not None:
@@ -450,6 +463,7 @@ class Readiness:
 
     async def ask(self, name: str, watched: Watched) -> None:
         """Probe once; every outcome is remembered, none is raised."""
+        was_asked = True
         try:
             async with asyncio.timeout(PROBE_DEADLINE):
                 sql = PLAIN_ROLE_SQL if watched.plain else ROLE_SQL
@@ -459,14 +473,16 @@ class Readiness:
         except LookupError:
             watched.mute, watched.failing_since = True, None
         except Busy:
-            pass
+            was_asked = False
         except StillFailing:
+            was_asked = False
             watched.failed_at = self.clock()
         except TimeoutError:
             facts = self.facts.get(name)
             if facts is not None and not facts.paused:
                 self.fail(watched, f"no answer within {PROBE_DEADLINE:g} s")
         except LoginRefused as problem:
+            was_asked = False
             self.refused(name, watched, problem)
         except Exception as problem:
             # A server that refuses the statement is there.
@@ -474,7 +490,7 @@ class Readiness:
             watched.plain |= sqlstate.startswith("42")
             self.consider(watched, problem, weigh(sqlstate))
         finally:
-            watched.probe = None
+            watched.probe, watched.was_asked = None, was_asked
 
     def refused(self, name: str, watched: Watched, problem: LoginRefused) -> None:
         """Nobody was let in to ask, which is no outage, but somebody should mend it."""

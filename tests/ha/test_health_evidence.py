@@ -243,6 +243,52 @@ def test_role_is_known_for_three_probes(
     run(story())
 
 
+@pytest.mark.parametrize(
+    ("silence", "code"),
+    [
+        (Busy("app"), 200),
+        (refusal(WRONG_PASSWORD), 200),
+        (StillFailing("app"), 200),
+        (None, 404),
+        (GONE, 404),
+    ],
+)
+@pytest.mark.parametrize(("path", "role", "ask"), ROLES)
+def test_role_is_kept_where_nobody_can_ask_and_clients_are_answered(
+    path: str, role: Any, ask: str, silence: Any, code: int
+) -> None:
+    """A pool whose servers are all at work has none for a probe: without this every
+    pooler of a busy farm would send clients away. A demotion ends all connections."""
+
+    async def story() -> None:
+        view = Described("app")
+        view.answers["app"] = [role]
+        bench = Bench(view, Policy(down_after=60))
+        bench.readiness.tick()
+        question = getattr(bench.readiness, ask)
+        question("app")
+        await bench.run(2)
+        view.answers["app"] = silence
+        for _ in range(40):
+            question("app")
+            bench.traffic("app")
+            await bench.run(0.25)
+            bench.now += 0.25
+        assert question("app").grade.value == code
+        if ask == "replica":
+            # How far it is behind, nobody has heard.
+            assert bench.readiness.replica("app", 1 << 40).grade.value == 404
+        # Nor is anybody answered any more.
+        for _ in range(8):
+            question("app")
+            await bench.run(0.25)
+            bench.now += 0.25
+        assert question("app").grade.value == 404
+        bench.readiness.close()
+
+    run(story())
+
+
 def test_role_is_kept_while_a_pause_lasts_for_the_last_resort() -> None:
     async def story() -> None:
         bench = Bench(Described("app"))

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from ha.readiness import ROLE_AGE
 from tests.ha.balancer import wait_for
 from tests.ha.test_front_live import get, ours_only  # noqa: F401  (a fixture)
 
@@ -159,6 +160,34 @@ def test_health_user_that_cannot_log_in_is_told_and_mended_by_reload(
     assert wait_for(lambda: code(running, "/primary?db=p0") == 200)
     assert status(running)["health_login"] is None
     assert running.log_matches('health checks can log in to database "p0" again')
+
+
+def test_primary_whose_servers_are_all_at_work_stays_primary(start: Any) -> None:
+    """No server is free for a probe for longer than a role is known without one."""
+    running = start(
+        databases={"p0": "{pg} dbname=p0 user=u_trust"}, ini={"default_pool_size": 1}
+    )
+    assert wait_for(lambda: code(running, "/primary?db=p0") == 200)
+    stop = threading.Event()
+
+    def work() -> None:
+        with running.connect() as client:
+            while not stop.is_set():
+                client.execute("select pg_sleep(0.02)")
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for one in workers:
+        one.start()
+    try:
+        seen, ends = set(), time.monotonic() + 2 * ROLE_AGE
+        while time.monotonic() < ends:
+            seen.add(code(running, "/primary?db=p0"))
+            time.sleep(0.1)  # as a checker would
+    finally:
+        stop.set()
+        for one in workers:
+            one.join()
+    assert seen == {200}
 
 
 @contextlib.contextmanager
