@@ -422,11 +422,11 @@ class Keeper:
         attempt = self.attempts.pop(server, None)
         if attempt is None or attempt.targets is not pool.targets:
             return
-        pool.evidence.failed(pool.poller.now)
         if reason in NOT_THERE and server.address is not None:
             self.app.hosts.connect_failed(server.address)
         if not attempt.targets.note_failure(attempt):
             return
+        pool.evidence.failed(pool.poller.now)
         pool.last_error = cut(reason, CACHED_ERROR)
         pool.last_sqlstate = sqlstate
 

@@ -47,6 +47,7 @@ cdef class Client(Stream):
         bint refused_tls        # asked for TLS before that, and was told no
         bint introduced         # a PROXY header came before that: there is no second
         bint held_back          # linked, but the server's parameters are being set
+        bint set_twice          # that has failed at one server already
         bint dropping           # the rest of this message goes nowhere
         str leaving             # it asks for nothing more: why; None: it may
         bint told_since         # something was sent to it since then

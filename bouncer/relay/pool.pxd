@@ -78,5 +78,6 @@ cdef class Pool:
     cdef int settle_special(self, Server server, bint after_reset) except -1
     cdef int hand_over(self, Server server) except -1
     cdef int give(self, Server server) except -1
+    cdef int wait_again(self, Client client) except -1
     cdef int enqueue(self, Client client, int kind) except -1
     cdef int link(self, Client client, Server server) except -1

@@ -115,6 +115,18 @@ cdef class Pool:
         client.pause_reading()
         return 0
 
+    cdef int wait_again(self, Client client) except -1:
+        """Its server is none after all: *client* is the first to get another one."""
+        client.wait_kind = WAIT_QUERY
+        client.wait_start = self.poller.now
+        client.held_back = False
+        move_client(client, CL_WAITING)
+        self.waiting.push_head(client)
+        client.pause_reading()
+        self.queue_only = False
+        self.poller.put_off(lambda: self.keeper.wants_server(self))
+        return 0
+
     def leave_queue(self, Client client not None):
         """The wait is over without a server (a welcome, a refusal)."""
         if client.state == CL_WAITING:
@@ -137,7 +149,7 @@ cdef class Pool:
         server.client = client
         move_server(server, SV_ACTIVE)
         server.phase = PH_RELAY
-        server.fresh = server.put_back_due = False
+        server.fresh = server.put_back_due = server.has_reset = False
         self.active.push_tail(server)
         if client.replication:
             return LINKED

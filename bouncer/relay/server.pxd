@@ -100,6 +100,7 @@ cdef class Server(Stream):
     cdef int note_settled(self) except -1
     cdef int on_ready(self, int status) except -1
     cdef int finish_asking(self) except -1
+    cdef int set_failed(self, Client client) except -1
     cdef bint may_say_goodbye(self) except -1
     cdef int find_place(self) except -1
     cdef int settle_ready(self) except -1

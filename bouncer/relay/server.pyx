@@ -678,16 +678,14 @@ cdef class Server(Stream):
         self.phase = PH_RELAY
         if phase == PH_APPLY:
             if self.error is not None or self.status != self.asked_status:
-                log.error("varcache_apply failed: "
-                          + ("ERROR: " if self.error is None
-                             else error_summary(self.error)))
-                return self.end("invalid server parameter", True, True, "08P01")
+                return self.set_failed(client)
             self.ledger.ready = self.status == STATUS_IDLE
             self.error = None
             if client is not None:
                 self.tracked = applied(self.tracked, client.tracked)
                 client.tracked = merged(self.tracked, client.tracked)
                 self.equal_to = client.tracked
+                client.set_twice = False
                 client.go_on()
             return 0
         if self.error is not None:
@@ -705,6 +703,28 @@ cdef class Server(Stream):
             self.place_due = PLACE_RESET
             return 0
         return self.pool.settle(self, True)
+
+    cdef int set_failed(self, Client client) except -1:
+        """Our SETs have met an error: is it about a value, or about this server?
+
+        PostgreSQL refuses a value with an SQLSTATE of class 22, 42 or 25: its client
+        cannot be served. Any other says that the server is in no state to be used: the
+        client gets another one, once.
+        """
+        cdef bytes code = b""
+        log.error("varcache_apply failed: "
+                  + ("ERROR: " if self.error is None else error_summary(self.error)))
+        if self.error is not None:
+            code = self.error.partition(b"\0C")[2][:2]
+        if (client is None or client.set_twice or client.leaving is not None
+                or self.asked_status != STATUS_IDLE or self.error is None
+                or code in (b"22", b"42", b"25") or self.pool.mode == SESSION):
+            return self.end("invalid server parameter", True, True, "08P01")
+        client.set_twice = True
+        client.server = None
+        self.client = None
+        self.pool.wait_again(client)
+        return self.end("invalid server parameter", True, False, "08P01")
 
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1:
         """A ParameterStatus: remember it if it is tracked, for both sides."""

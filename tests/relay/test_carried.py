@@ -198,7 +198,7 @@ NOT_CARRIED = {
              "tracked", "at_login"),
             PLACE),
         **dict.fromkeys(
-            ("held_back", "dropping", "refusing", "leaving", "told_since", "remain", "wait_kind", "wait_start",
+            ("held_back", "set_twice", "dropping", "refusing", "leaving", "told_since", "remain", "wait_kind", "wait_start",
              "wait_note", "notified", "ends_with"), STILL),
         **dict.fromkeys(
             ("first_byte_is_tls", "started", "refused_tls", "introduced",

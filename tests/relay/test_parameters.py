@@ -185,3 +185,32 @@ def learn(end):
     end.server.unasked = unasked_values(
         [("search_path", '"$user", public'), ("default_transaction_read_only", "off")]
     )
+
+
+def test_error_that_is_not_about_a_value_speaks_of_the_server(relay):
+    """Case 2e: our SETs met what another client had left (XX000 of PostgreSQL 18.6), and
+    the client was thrown out for it. It gets another server, and is the first to."""
+    r = relay()
+    first, second = r.client(TimeZone="X"), r.client()
+    first.send(f.query("a"))
+    second.send(f.query("b"))
+    server = r.servers[0]
+    assert b"SET TimeZone" in server.take()
+    server.send(f.error("XX000", "unexpected state STARTED"), f.ready())
+    assert r.reasons == ["invalid server parameter"]
+    assert b"SET TimeZone" in r.servers[1].take()
+    done(r.servers[1], f.parameter_status("TimeZone", "X"))
+    assert r.servers[1].take() == f.query("a")
+    r.servers[1].answer("1")
+    assert f.rows(first.take()) == [b"1"]
+    assert not second.client.closed
+
+
+def test_client_whose_values_no_server_takes_is_thrown_out(relay):
+    r = relay()
+    client = r.client(TimeZone="X")
+    client.send(f.query("a"))
+    for server in (0, 1):
+        r.servers[server].take()
+        r.servers[server].send(f.error("XX000", "no"), f.ready())
+    assert f.errors(client.take()) == ["invalid server parameter"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from bouncer.config.settings import Database, Settings
 from bouncer.errors import REFUSED, LoginFailed
+from bouncer.pool.evidence import Evidence
 from bouncer.pool.keeper import Keeper
 from bouncer.pool.pools import ServerPool
 from bouncer.pool.registry import DatabaseState, UserState
@@ -81,7 +82,9 @@ class Pool:
         self.blocked = self.contested = self.queue_only = False
         self.hosts = self.host_key = None
         self.last_error = self.last_sqlstate = ""
-        self.failing_since = self.refused_at = self.held_told = 0
+        self.refused_at = self.held_told = 0
+        self.evidence = Evidence()
+        self.reached = False
         self.flagged = False
         self.welcome: bytes | None = b""
 
