@@ -1,0 +1,1 @@
+"""Random conversations, played on PostgreSQL and through us, and compared."""
