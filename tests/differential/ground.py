@@ -14,7 +14,7 @@ import psycopg
 from tests.differential.compare import Heard
 from tests.differential.play import DATABASE, Direct, Pooled, Quiet
 from tests.differential.speech import Conversation, Speaker, say
-from tests.support.ground import Ground, Postgres
+from tests.support.ground import Ground, Postgres, wait_for
 from tests.support.pooler import RunningPooler
 
 PATIENCE = 10.0  # seconds without a message: it hangs
@@ -27,6 +27,10 @@ SETUP = "".join(
 TABLES = ",".join(f"t{n}" for n in range(1, MOST_SPEAKERS + 1))
 CONTENT = " union all ".join(
     f"select {n}, a, b from t{n}" for n in range(1, MOST_SPEAKERS + 1)
+)
+OTHERS = (
+    "select from pg_stat_activity where datname = current_database()"
+    " and pid <> pg_backend_pid()"
 )
 SETTINGS = {
     "server_login_retry": "0.1",
@@ -98,6 +102,11 @@ class Arena:
     # The two databases
 
     def empty(self) -> None:
+        """Empty the tables, when nobody writes to them any more."""
+        if not wait_for(lambda: not self.stores[1].execute(OTHERS).fetchone(), 30):
+            raise RuntimeError(
+                "a server of the pooler has been closed and is still there"
+            )
         for store in self.stores:
             store.execute(f"truncate {TABLES}")
 
@@ -140,9 +149,9 @@ class Arena:
 
     def play(self, conversation: Conversation, patience: float = PATIENCE) -> list[str]:
         """All that differs, one line each."""
+        pooler = self.pooler(conversation.setting)
         self.empty()
         rights = self.directly(conversation)
-        pooler = self.pooler(conversation.setting)
         scene = Scene(pooler.port, patience, conversation.mode != "session")
         for together in conversation.rounds():
             done = len(scene.players)
