@@ -29,7 +29,7 @@ CONTENT = " union all ".join(
     f"select {n}, a, b from t{n}" for n in range(1, MOST_SPEAKERS + 1)
 )
 OTHERS = (
-    "select from pg_stat_activity where datname = current_database()"
+    "select 1 from pg_stat_activity where datname = current_database()"
     " and pid <> pg_backend_pid()"
 )
 SETTINGS = {
