@@ -1,11 +1,13 @@
 """The differential tester by hand, or for a share of `make fuzz`.
 
-    python -m tests.differential [--seed N] [--seconds S] [--all] [--finds N]
+    python -m tests.differential [--seed N] [--seconds S] [--finds N]
+        [--lift NAME,NAME | --all]
     python -m tests.differential again 'transaction/1/200 : Q("select 1") S'
     python -m tests.differential show N          what seed N stands for
 
-Without a seed a fresh one is taken and shown. `--all` also makes what stands in
-`generate.STILL_OPEN`. Exit code 1 when something differed.
+Without a seed a fresh one is taken and shown. `--lift` also makes what stands in
+`generate.STILL_OPEN` under these names, `--all` all of it. Exit code 1 when something
+differed.
 """
 
 import argparse
@@ -97,9 +99,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--finds", type=int, default=3)
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--lift", default="", metavar="NAME,NAME")
     parser.add_argument("words", nargs="*", metavar="again LINE | show SEED")
     given = parser.parse_args()
-    without = () if given.all else tuple(STILL_OPEN)
+    lifted = STILL_OPEN if given.all else given.lift.split(",")
+    without = [name for name in STILL_OPEN if name not in lifted]
     what, lines = given.words[:1], given.words[1:]
     if what == ["show"]:
         for seed in lines:

@@ -321,6 +321,14 @@ PIPELINES = {
         for n in (1, 2, 3)
     ),
 }  # fmt: skip
+FLUSHES = {
+    "differ Flush alone": 'Q("select 1") | H',
+    "differ Flush before anything else": "H",
+    "differ Flush in a COPY that has failed": (
+        'Q("copy t1 from stdin") | d("x\\ty\\n") | H d("1\\ty\\n") c |'
+    ),
+    "differ Flush behind Sync": 'P("","select 1") B E S H',
+}
 MIXED = {
     "2e no Sync before the Query": 'P("","select 2") B E Q("select 1") S',
     "2e no Sync before the Query, inserting": (
@@ -334,6 +342,15 @@ MIXED = {
 }
 ALL = [
     Case(name, said)
-    for table in (REACHES, NAMES, UNNAMED, GOODBYES, STARTUPS, PIPELINES, MIXED)
+    for table in (
+        REACHES,
+        NAMES,
+        UNNAMED,
+        GOODBYES,
+        STARTUPS,
+        PIPELINES,
+        FLUSHES,
+        MIXED,
+    )
     for name, said in table.items()
 ]

@@ -35,6 +35,7 @@ STILL_OPEN = {
     "glued goodbye": "2b: Terminate or half-close before all is answered",
     "startup back": "2c: RESET and DISCARD ALL by who gave startup parameters",
     "forgetting ahead": "2d: going on behind DEALLOCATE or DISCARD without waiting",
+    "lone flush": "Flush with nothing before it in its unit keeps the server",
 }
 NAMES = ("s1", "s2", "s3")
 PORTALS = ("", "", "", "c1", "c2")
@@ -68,7 +69,8 @@ class Writer:
         self.dice, self.mode, self.number = dice, made.mode, number
         self.without = without
         self.may_name = made.prepared > 0 or made.mode == "session"
-        self.speaker = Speaker(joins=dice.choice((TOGETHER, THEN)))
+        joins = dice.choice((TOGETHER, THEN)) if number > 1 else TOGETHER
+        self.speaker = Speaker(joins=joins)
         self.words = self.speaker.words
         self.names: dict[str, Statement] = {}
         self.unnamed: Statement | None = None
@@ -264,8 +266,9 @@ class Writer:
         for number in range(self.dice.randrange(4) + (3 if fails else 0)):
             good = texts.GOOD_LINES[copy].format(20 + number)
             self.put("d", self.dice.choice(texts.BAD_LINES) if number == bad else good)
-            if self.chance(10):
-                self.put(self.dice.choice("HHS") if bad < 0 else "H")
+            if self.chance(10) and (not fails or self.may("lone flush")):
+                # In what fails, it comes behind the failure or before, by chance.
+                self.put("H" if fails else self.dice.choice("HS"))
         if self.chance(20):
             self.put("f", "changed my mind")
             return True

@@ -13,7 +13,7 @@ import psycopg
 
 from tests.differential.compare import Heard
 from tests.differential.play import DATABASE, Direct, Pooled, Quiet
-from tests.differential.speech import Conversation, Speaker, say
+from tests.differential.speech import MODES, Conversation, Speaker, say
 from tests.support.ground import Ground, Postgres, wait_for
 from tests.support.pooler import RunningPooler
 
@@ -38,12 +38,18 @@ SETTINGS = {
     "log_disconnections": 0,
     "log_pooler_errors": 0,
 }
+SIZES = (1, 2, 3)
 # What the next client of a server does, and has of its own.
 ITS_OWN = {"application_name": "next", "TimeZone": "America/New_York"}
 LOOK = (
     "select 'mark', current_setting('timezone'), current_setting('application_name'),"
     " current_setting('datestyle'), current_setting('client_encoding')"
 )
+
+
+def entry(conversation: Conversation) -> str:
+    """The database of a pooler that has this conversation's pool_mode and size."""
+    return f"{conversation.mode}{conversation.size}"
 
 
 def next_speaker(mode: str, prepared: int) -> Speaker:
@@ -67,8 +73,10 @@ class Arena:
     def __init__(self, ground: Ground, postgres: Postgres | None = None) -> None:
         self.ground = ground
         self.postgres = postgres or ground.postgresql
-        self.poolers: dict[tuple[str, int, int], RunningPooler] = {}
-        self.consoles: dict[tuple[str, int, int], psycopg.Connection] = {}
+        self.poolers: dict[int, RunningPooler] = {}  # by max_prepared_statements
+        self.consoles: dict[int, psycopg.Connection] = {}
+        self.detour = lambda port: port  # what stands before a pooler
+        self.last: Conversation | None = None
         self.next_right: dict[tuple[str, bool], Heard] = {}
         self._prepare()
 
@@ -115,29 +123,31 @@ class Arena:
 
     # The poolers
 
-    def pooler(self, setting: tuple[str, int, int]) -> RunningPooler:
-        """The pooler with this setting, without clients and servers."""
-        if setting not in self.poolers or not self.poolers[setting].is_running():
-            self._start(setting)
-        console = self.consoles[setting]
-        console.execute(f"KILL {DATABASE}")
-        console.execute(f"RESUME {DATABASE}")
-        return self.poolers[setting]
+    def pooler(self, conversation: Conversation) -> RunningPooler:
+        """The pooler for this conversation; none has clients or servers any more."""
+        if last := self.last:
+            if self.poolers[last.prepared].is_running():
+                self.consoles[last.prepared].execute(f"KILL {entry(last)}")
+                self.consoles[last.prepared].execute(f"RESUME {entry(last)}")
+        prepared = conversation.prepared
+        if prepared not in self.poolers or not self.poolers[prepared].is_running():
+            self._start(prepared)
+        self.last = conversation
+        return self.poolers[prepared]
 
-    def _start(self, setting: tuple[str, int, int]) -> None:
-        mode, size, prepared = setting
-        ini = {
-            **SETTINGS,
-            "pool_mode": mode,
-            "default_pool_size": size,
-            "max_prepared_statements": prepared,
+    def _start(self, prepared: int) -> None:
+        ini = {**SETTINGS, "max_prepared_statements": prepared}
+        entries = {
+            entry(Conversation(mode, size)): f"{{pg}} dbname={BEHIND_US}"
+            f" pool_mode={mode} pool_size={size}"
+            for mode in MODES
+            for size in SIZES
         }
-        entry = {DATABASE: f"{{pg}} dbname={BEHIND_US}"}
         port = self.postgres.port
-        pooler = RunningPooler(self.ground, port, ini, databases=entry).run("-q")
+        pooler = RunningPooler(self.ground, port, ini, databases=entries).run("-q")
         console = pooler.connect("pgbouncer", "admin")
         console.prepare_threshold = None
-        self.poolers[setting], self.consoles[setting] = pooler, console
+        self.poolers[prepared], self.consoles[prepared] = pooler, console
 
     # Playing
 
@@ -149,16 +159,18 @@ class Arena:
 
     def play(self, conversation: Conversation, patience: float = PATIENCE) -> list[str]:
         """All that differs, one line each."""
-        pooler = self.pooler(conversation.setting)
+        pooler = self.pooler(conversation)
         self.empty()
         rights = self.directly(conversation)
-        scene = Scene(pooler.port, patience, conversation.mode != "session")
+        port = self.detour(pooler.port)
+        database = entry(conversation)
+        scene = Scene(port, database, patience, conversation.mode != "session")
         for together in conversation.rounds():
             done = len(scene.players)
             scene.enter(together, rights[done : done + len(together)])
         wrong = scene.wrong()
         if not wrong:
-            wrong = self.next_ones(conversation, pooler.port, patience)
+            wrong = self.next_ones(conversation, port, patience)
         wrong += [told for told in scene.end() if told not in wrong]
         if not wrong and self.content(0) != self.content(1):
             wrong.append(
@@ -172,12 +184,12 @@ class Arena:
         self, conversation: Conversation, port: int, patience: float
     ) -> list[str]:
         """What differs for the next client of each server."""
-        mode, size, prepared = conversation.setting
-        speaker = next_speaker(mode, prepared)
-        key = mode, bool(prepared)
+        mode, size = conversation.mode, conversation.size
+        speaker = next_speaker(mode, conversation.prepared)
+        key = mode, bool(conversation.prepared)
         if key not in self.next_right:
             [self.next_right[key]] = self.directly(Conversation(speakers=[speaker]))
-        scene = Scene(port, patience, may_stay=False)
+        scene = Scene(port, entry(conversation), patience, may_stay=False)
         scene.enter([speaker] * size, [self.next_right[key]] * size)
         return [told.replace("client", "next client") for told in scene.end()]
 
@@ -185,8 +197,11 @@ class Arena:
 class Scene:
     """Clients of one pooler, some of whom stay connected while others come."""
 
-    def __init__(self, port: int, patience: float, may_stay: bool) -> None:
-        self.port, self.patience, self.may_stay = port, patience, may_stay
+    def __init__(
+        self, port: int, database: str, patience: float, may_stay: bool
+    ) -> None:
+        self.port, self.database = port, database
+        self.patience, self.may_stay = patience, may_stay
         self.players: list[Pooled] = []
         self.threads: list[threading.Thread] = []
         self.may_leave = threading.Event()
@@ -195,7 +210,7 @@ class Scene:
         """Let clients speak at the same time, until each has been told all."""
         meet = threading.Barrier(len(speakers), timeout=self.patience)
         players = [
-            Pooled(speaker, self.port, right, self.patience, meet)
+            Pooled(speaker, self.port, self.database, right, self.patience, meet)
             for speaker, right in zip(speakers, rights, strict=True)
         ]
         for player in players:

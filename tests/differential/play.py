@@ -87,8 +87,11 @@ class Ear:
 class Player:
     """One client that says its words; what differs between the two ways is `wait`."""
 
-    def __init__(self, speaker: Speaker, meet: threading.Barrier | None = None) -> None:
-        self.speaker, self.heard, self.meet = speaker, Heard(), meet
+    def __init__(
+        self, speaker: Speaker, database: str, meet: threading.Barrier | None = None
+    ) -> None:
+        self.speaker, self.database = speaker, database
+        self.heard, self.meet = Heard(), meet
 
     def connect(self) -> FakeClient:
         raise NotImplementedError
@@ -122,7 +125,7 @@ class Player:
 
     def login(self, client: FakeClient) -> bool:
         """Log in; whether that went well."""
-        told = client.login(DATABASE, USER, **self.speaker.startup)
+        told = client.login(self.database, USER, **self.speaker.startup)
         for message in told:
             if message["type"] == "ParameterStatus":
                 self.heard.login[message["name"]] = message["value"]
@@ -172,7 +175,7 @@ class Direct(Player):
     """A client of PostgreSQL itself."""
 
     def __init__(self, speaker: Speaker, where: tuple[Path, int], quiet: Quiet) -> None:
-        super().__init__(speaker)
+        super().__init__(speaker, DATABASE)
         self.where, self.quiet = where, quiet
 
     def connect(self) -> FakeClient:
@@ -205,11 +208,12 @@ class Pooled(Player):
         self,
         speaker: Speaker,
         port: int,
+        database: str,
         right: Heard,
         patience: float,
         meet: threading.Barrier | None = None,
     ) -> None:
-        super().__init__(speaker, meet)
+        super().__init__(speaker, database, meet)
         self.port, self.right, self.patience = port, right, patience
         self.compared = 0
         self.settled = threading.Event()  # it has been told all, or has gone

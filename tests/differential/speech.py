@@ -123,10 +123,9 @@ class Speaker:
     @property
     def is_open(self) -> bool:
         """Whether its last unit has not been synced, so that it keeps its server."""
-        said = [
-            word.code for word in self.words if not word.is_sign and word.code != "X"
-        ]
-        return bool(said) and said[-1] in "PBDECH"
+        said = [word.code for word in self.words if not word.is_sign]
+        said = [code for code in said if code not in "HX"]
+        return bool(said) and said[-1] in "PBDEC"
 
     def writes(self) -> Iterator[list[bytes] | Word]:
         """The pieces of each write, and between them the signs."""
@@ -167,10 +166,6 @@ class Conversation:
     size: int = 1
     prepared: int = 200
     speakers: list[Speaker] = field(default_factory=list)
-
-    @property
-    def setting(self) -> tuple[str, int, int]:
-        return self.mode, self.size, self.prepared
 
     def __str__(self) -> str:
         said = ""
