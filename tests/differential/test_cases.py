@@ -12,7 +12,160 @@ from tests.differential.ground import PATIENCE, Arena
 # What is known to hang need not hang for long.
 SHORT_PATIENCE = 1.5
 # Case: the settings in which it is not right yet.
-OPEN: dict[str, tuple[str, ...]] = {}
+OPEN: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "1b known text behind it, in one send",
+            "1b Describe of what was skipped",
+            "1e known text in a failed block",
+            "1e own known text in a failed block",
+            "1e on a server that lacks it",
+            "1c taken",
+            "1c taken, other text",
+            "1c taken, in one send",
+            "1c taken in the same unit",
+            "1c taken behind good work",
+            "1c taken, then Query",
+            "1c taken in a block",
+            "1c taken in a failed block",
+            "1c taken, syntax error",
+            "1c Bind of an unknown name",
+            "1c Describe of an unknown name",
+            "1c Bind of an unknown name behind good work",
+            "1c Bind of an unknown name, then Query",
+            "1c Bind of an unknown name in a block",
+            "1c Bind of an unknown name in a failed block",
+            "1c unknown behind a savepoint",
+            "1c unknown behind DISCARD ALL",
+            "1c unknown behind DEALLOCATE ALL",
+            "1c unknown behind DEALLOCATE ALL, in one send",
+            "1c unknown behind Close",
+            "1c unknown behind Close, by another",
+            "1c Parse refused, then used",
+            "1c Parse skipped, then used",
+            "1c before any other word",
+            "2a behind its own Sync",
+            "2a twice",
+            "2a Describe",
+            "2a behind a block",
+            "2a kept by FunctionCall",
+            "2a kept when a Parse is skipped",
+            "2a kept by a named Parse",
+            "2a behind DEALLOCATE ALL",
+            "2d DISCARD ALL, then the same name",
+            "2d DISCARD ALL, then the same name, other text",
+            "2d DISCARD ALL, then a name that is gone",
+            "2d DISCARD ALL, all in one send",
+            "2d DISCARD ALL, twice",
+            "2d DEALLOCATE ALL, then the same name",
+            "2d DEALLOCATE ALL, then the same name, other text",
+            "2d DEALLOCATE ALL, then a name that is gone",
+            "2d DEALLOCATE ALL, all in one send",
+            "2d DEALLOCATE ALL, twice",
+            "2d DEALLOCATE PREPARE ALL, then what another has prepared",
+            "2d DEALLOCATE PREPARE ALL, then the same name",
+            "2d DEALLOCATE PREPARE ALL, then the same name, other text",
+            "2d DEALLOCATE PREPARE ALL, all in one send",
+            "2d DEALLOCATE PREPARE ALL, twice",
+            "2d a comment in front, then what another has prepared",
+            "2d a comment in front, then the same name",
+            "2d a comment in front, then the same name, other text",
+            "2d a comment in front, all in one send",
+            "2d a comment in front, twice",
+            "2d a transaction in one Query, then what another has prepared",
+            "2d a transaction in one Query, then the same name",
+            "2d a transaction in one Query, then the same name, other text",
+            "2d a transaction in one Query, all in one send",
+            "2d a transaction in one Query, twice",
+            "2d DEALLOCATE ALL in a unit, then the same name",
+            "2d DEALLOCATE ALL in a unit, then the same name, other text",
+            "2d DEALLOCATE ALL in a unit, then a name that is gone",
+            "2d DEALLOCATE ALL in a unit, all in one send",
+            "2d DEALLOCATE ALL in a unit, twice",
+            "2d DISCARD ALL in a unit, then the same name",
+            "2d DISCARD ALL in a unit, then the same name, other text",
+            "2d DISCARD ALL in a unit, then a name that is gone",
+            "2d DISCARD ALL in a unit, all in one send",
+            "2d DISCARD ALL in a unit, twice",
+            "2d in a block that is rolled back",
+            "2d as Npgsql does",
+        ),
+        ("transaction 200",),
+    ),
+    **dict.fromkeys(
+        (
+            "2a three clients of one server",
+            "2a one client with Query between",
+            "differ Flush alone",
+            "differ Flush in a COPY that has failed",
+        ),
+        ("transaction 200", "transaction 0"),
+    ),
+    **dict.fromkeys(
+        ("2a none of one's own",),
+        ("transaction 0",),
+    ),
+    **dict.fromkeys(
+        (
+            "2b Terminate behind a Query",
+            "2b Terminate behind a unit",
+            "2b Terminate behind two Query",
+            "2b Terminate behind a failing Query",
+            "2b Terminate behind a unit that fails",
+            "2b Terminate behind a FunctionCall",
+            "2b Terminate behind many rows",
+            "2b Terminate behind the whole of a COPY",
+            "2b Terminate behind COPY out",
+            "2b Terminate behind a transaction",
+            "2b Terminate behind a transaction that is left",
+            "2b Terminate behind a transaction that goes on",
+            "2b Terminate behind DISCARD ALL",
+            "2b half-close behind a Query",
+            "2b half-close behind a unit",
+            "2b half-close behind two Query",
+            "2b half-close behind a failing Query",
+            "2b half-close behind a unit that fails",
+            "2b half-close behind a FunctionCall",
+            "2b half-close behind many rows",
+            "2b half-close behind the whole of a COPY",
+            "2b half-close behind COPY out",
+            "2b half-close behind a transaction",
+            "2b half-close behind a transaction that is left",
+            "2b half-close behind a transaction that goes on",
+            "2b half-close behind DISCARD ALL",
+            "2b Terminate while it waits for a server",
+            "2b half-close while it waits for a server",
+            "2c RESET ALL",
+            "2c DISCARD ALL",
+            "2c DISCARD ALL in a unit",
+            "2c RESET of each",
+            "2c RESET, extended",
+            "2c SET TIME ZONE LOCAL",
+            "2c SET TO DEFAULT",
+            "2c set_config to null",
+            "2c RESET rolled back",
+            "2c RESET committed",
+            "2c RESET and RESET again",
+            "2c RESET, then SET",
+            "2c RESET ALL behind SET",
+            "2c DISCARD ALL behind SET",
+            "2c DISCARD ALL in a unit behind SET",
+            "2c RESET of each behind SET",
+            "2c RESET, extended behind SET",
+            "2c SET TIME ZONE LOCAL behind SET",
+            "2c SET TO DEFAULT behind SET",
+            "2c set_config to null behind SET",
+            "2c RESET rolled back behind SET",
+            "2c RESET committed behind SET",
+            "2c RESET and RESET again behind SET",
+            "2c RESET, then SET behind SET",
+            "2c RESET ALL in one send with more",
+            "2c DISCARD ALL at each release",
+            "2c from options",
+        ),
+        ("session 200", "session 0", "transaction 200", "transaction 0"),
+    ),
+}
 
 
 def parameters() -> list[object]:
@@ -22,7 +175,9 @@ def parameters() -> list[object]:
         for mode, prepared in case.settings():
             setting = f"{mode} {prepared}"
             number = case.name.split()[0]
-            mark = pytest.mark.xfail(strict=True, reason=f"case {number}")
+            # Whether a half-close is read together with the request is chance.
+            strict = "half-close" not in case.name
+            mark = pytest.mark.xfail(strict=strict, reason=f"case {number}")
             is_open = setting in OPEN.get(case.name, ())
             found.append(
                 pytest.param(
@@ -46,9 +201,12 @@ def test_case_is_answered_as_by_postgresql(
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("name", [name for name in MIXED if "own SET" not in name])
 def test_postgresql_18_is_usable_behind_a_query_without_sync(
     stage18: Arena, name: str, mode: str
 ) -> None:
-    """It was left in a state in which our SET for the next client met an error."""
+    """It was left in a state in which our SET for the next client met an error.
+
+    Its own client meets that error directly, too: nothing to compare.
+    """
     assert not stage18.play(Case(name, MIXED[name]).conversation(mode, 200))
