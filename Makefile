@@ -120,13 +120,15 @@ outside-short: build $(VENV)/testable
 sanitize: build $(VENV)/testable
 	$(BIN)/python -m tests.sanitize $(if $(filter 1,$(SHORT)),--short)
 
-# Of the time two thirds are guided by coverage (tests/fuzz/__main__.py); the rest is for
-# properties with many examples, and for random bytes against a live pooler.
+# Of the time half is guided by coverage (tests/fuzz/__main__.py), and a sixth is for random
+# conversations that must go as directly with PostgreSQL (tests/differential); the rest is
+# for properties with many examples, and for random bytes against a live pooler.
 FUZZ_SECONDS ?= 600
 LIVE_SECONDS = $(shell expr $(FUZZ_SECONDS) / 15 + 1)
 
 fuzz: build $(VENV)/testable $(VENV)/fuzzable
-	$(BIN)/python -m tests.fuzz --seconds $$(expr $(FUZZ_SECONDS) \* 2 / 3)
+	$(BIN)/python -m tests.fuzz --seconds $$(expr $(FUZZ_SECONDS) / 2)
+	$(BIN)/python -m tests.differential --seconds $$(expr $(FUZZ_SECONDS) / 6)
 	FUZZ_EXAMPLES=$$(expr $(FUZZ_SECONDS) \* 2) $(PYTEST) --hypothesis-profile=fuzz \
 		-m "hypothesis and not slow" --timeout=3600 \
 		tests/unit tests/relay tests/fuzz/test_relay.py

@@ -26,6 +26,7 @@ from tests.differential.compare import kind
 from tests.differential.generate import STILL_OPEN, generate
 from tests.differential.ground import PATIENCE, Arena, arena
 from tests.differential.speech import Conversation
+from tests.support.ordinary import make_ordinary
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 SHRINK_SECONDS = 40.0
@@ -102,6 +103,7 @@ def main() -> int:
     parser.add_argument("--lift", default="", metavar="NAME,NAME")
     parser.add_argument("words", nargs="*", metavar="again LINE | show SEED")
     given = parser.parse_args()
+    make_ordinary()
     lifted = STILL_OPEN if given.all else given.lift.split(",")
     without = [name for name in STILL_OPEN if name not in lifted]
     what, lines = given.words[:1], given.words[1:]
