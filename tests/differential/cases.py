@@ -321,7 +321,24 @@ PIPELINES = {
         for n in (1, 2, 3)
     ),
 }  # fmt: skip
-FLUSHES = {
+FOUND = {
+    "differ Flush behind what waits for DEALLOCATE": (
+        'P("s","select 4") Q("deallocate nobody") D("S","s") H | S'
+    ),
+    "differ Flush behind what waits for Query, chopped": (
+        '%121 P("s2","select 4") Q("set standard_conforming_strings = on")'
+        " | Q(\"select set_config('application_name', 'by 3', false)\") B(\"\",\"s2\") H"
+    ),
+    "differ Close and Parse skipped": (
+        'P("s","select 4") E("c2") C("S","s") P("s","select 5") S B("","s") E S'
+    ),
+    "differ Close and Parse skipped, then waiting": (
+        'P("s","select 4") E("c2") C("S","s") P("s","select 5") S | B("","s") E S'
+    ),
+    "differ Close and Parse skipped in a block": (
+        'P("s","select 4") S Q("begin") Q("selec") C("S","s") P("s","select 5") S'
+        ' Q("rollback") B("","s") E S'
+    ),
     "differ Flush alone": 'Q("select 1") | H',
     "differ Flush before anything else": "H",
     "differ Flush in a COPY that has failed": (

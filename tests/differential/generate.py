@@ -28,9 +28,7 @@ from tests.differential.speech import (
 from tests.differential.texts import Statement
 
 STILL_OPEN = {
-    "mixed": "1a, 1b, 1d: Query or FunctionCall behind messages that no Sync has ended",
     "doubtful names": "1c: unknown and taken names of statements",
-    "behind failures": "1e: more messages behind a failure that is not yet answered",
     "unnamed later": "2a: the unnamed statement behind its own Sync",
     "glued goodbye": "2b: Terminate or half-close before all is answered",
     "startup back": "2c: RESET and DISCARD ALL by who gave startup parameters",
