@@ -329,6 +329,9 @@ FOUND = {
         '%121 P("s2","select 4") Q("set standard_conforming_strings = on")'
         " | Q(\"select set_config('application_name', 'by 3', false)\") B(\"\",\"s2\") H"
     ),
+    "differ Bind behind a failing DEALLOCATE, Parse not synced": (
+        'P("s","select 4") Q("deallocate nobody") B("","s") S'
+    ),
     "differ Close and Parse skipped": (
         'P("s","select 4") E("c2") C("S","s") P("s","select 5") S B("","s") E S'
     ),
@@ -366,7 +369,7 @@ ALL = [
         GOODBYES,
         STARTUPS,
         PIPELINES,
-        FLUSHES,
+        FOUND,
         MIXED,
     )
     for name, said in table.items()
