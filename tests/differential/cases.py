@@ -327,7 +327,7 @@ FOUND = {
     ),
     "differ Flush behind what waits for Query, chopped": (
         '%121 P("s2","select 4") Q("set standard_conforming_strings = on")'
-        " | Q(\"select set_config('application_name', 'by 3', false)\") B(\"\",\"s2\") H"
+        ' | Q("select set_config(\'application_name\', \'by 3\', false)") B("","s2") H'
     ),
     "differ Bind behind a failing DEALLOCATE, Parse not synced": (
         'P("s","select 4") Q("deallocate nobody") B("","s") S'

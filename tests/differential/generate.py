@@ -33,7 +33,7 @@ STILL_OPEN = {
     "glued goodbye": "2b: Terminate or half-close before all is answered",
     "startup back": "2c: RESET and DISCARD ALL by who gave startup parameters",
     "forgetting ahead": "2d: going on behind DEALLOCATE or DISCARD without waiting",
-    "lone flush": "Flush with nothing before it in its unit keeps the server",
+    "failed barrier": "going on behind a DEALLOCATE that fails, in a unit not synced",
 }
 NAMES = ("s1", "s2", "s3")
 PORTALS = ("", "", "", "c1", "c2")
@@ -179,7 +179,10 @@ class Writer:
             self.perhaps_trouble()
 
     def failing_query(self) -> None:
-        self.simple(self.pick(texts.FAILING), fails=True)
+        text = self.pick(texts.FAILING)
+        if text == "deallocate nobody" and not self.may("failed barrier"):
+            return
+        self.simple(text, fails=True)
 
     def set(self) -> None:
         local = self.in_block and self.chance(40)
@@ -264,7 +267,7 @@ class Writer:
         for number in range(self.dice.randrange(4) + (3 if fails else 0)):
             good = texts.GOOD_LINES[copy].format(20 + number)
             self.put("d", self.dice.choice(texts.BAD_LINES) if number == bad else good)
-            if self.chance(10) and (not fails or self.may("lone flush")):
+            if self.chance(10) and (not fails or self.chance(50)):
                 # In what fails, it comes behind the failure or before, by chance.
                 self.put("H" if fails else self.dice.choice("HS"))
         if self.chance(20):

@@ -34,6 +34,7 @@ OTHERS = (
 )
 SETTINGS = {
     "server_login_retry": "0.1",
+    "query_wait_notify": 0,  # a notice that PostgreSQL does not send
     "log_connections": 0,
     "log_disconnections": 0,
     "log_pooler_errors": 0,
