@@ -33,6 +33,8 @@ STILL_OPEN = {
     "glued goodbye": "2b: Terminate or half-close before all is answered",
     "startup back": "2c: RESET and DISCARD ALL by who gave startup parameters",
     "forgetting ahead": "2d: going on behind DEALLOCATE or DISCARD without waiting",
+    "skipped close": "a name closed and taken anew in a unit that has failed before",
+    "evicted": "1e: an evicted statement in a failed block",
     "failed barrier": "going on behind a DEALLOCATE that fails, in a unit not synced",
 }
 NAMES = ("s1", "s2", "s3")
@@ -65,7 +67,7 @@ class Writer:
         without: Collection[str],
     ) -> None:
         self.dice, self.mode, self.number = dice, made.mode, number
-        self.without = without
+        self.without, self.prepared = without, made.prepared
         self.may_name = made.prepared > 0 or made.mode == "session"
         joins = dice.choice((TOGETHER, THEN)) if number > 1 else TOGETHER
         self.speaker = Speaker(joins=joins)
@@ -339,11 +341,17 @@ class Writer:
         if self.unnamed is not None and self.chance(30):
             return ""
         known = sorted(self.names)
+        may_name = self.may_name
+        if self.in_block and self.prepared == 2 and not self.may("evicted"):
+            known, may_name = [], False
         if known and self.chance(50):
             return self.dice.choice(known)
-        name = self.dice.choice((*NAMES, "")) if self.may_name else ""
+        name = self.dice.choice((*NAMES, "")) if may_name else ""
         statement = self.dice.choice(texts.STATEMENTS)
         if name in self.names and not (self.may("doubtful names") and self.chance(15)):
+            if not self.may("skipped close"):
+                self.put("S")
+                self.unnamed = None
             self.put("C", "S", name)
         self.put("P", name, self.filled(statement.text))
         if name:
