@@ -322,6 +322,20 @@ PIPELINES = {
     ),
 }  # fmt: skip
 FOUND = {
+    "differ another's unnamed statement behind a skipped Parse": (
+        'P("","select 4") S > E("nosuch") P("","select 5") S B E S'
+    ),
+    "differ unnamed statement behind FunctionCall, not synced": (
+        'P("","select 5") F(1397,"-5") | B E S'
+    ),
+    "differ unnamed statement behind a Parse and FunctionCall": (
+        'P("","select 6") F(1397,"-5") P("","select 5") S | B E S'
+    ),
+    "differ Close and Parse skipped behind a failed COPY": (
+        'Q("copy t1 from stdin (format csv)") d("1\\n2\\n1\\n1\\t2\\t3\\n") d("21,csv\\n") c S'
+        ' P("s3","set timezone = \'Asia/Tokyo\'") D("S","s1") C("S","s3")'
+        ' P("s3","select generate_series(1, $1::int)") S B("","s3","5") D("P","") S'
+    ),
     "differ Flush behind what waits for DEALLOCATE": (
         'P("s","select 4") Q("deallocate nobody") D("S","s") H | S'
     ),

@@ -28,14 +28,11 @@ from tests.differential.speech import (
 from tests.differential.texts import Statement
 
 STILL_OPEN = {
-    "doubtful names": "1c: unknown and taken names of statements",
-    "unnamed later": "2a: the unnamed statement behind its own Sync",
+    "unnamed later": "the unnamed statement behind a skipped Parse or FunctionCall",
     "glued goodbye": "2b: Terminate or half-close before all is answered",
     "startup back": "2c: RESET and DISCARD ALL by who gave startup parameters",
-    "forgetting ahead": "2d: going on behind DEALLOCATE or DISCARD without waiting",
     "skipped close": "a name closed and taken anew in a unit that has failed before",
     "evicted": "1e: an evicted statement in a failed block",
-    "failed barrier": "going on behind a DEALLOCATE that fails, in a unit not synced",
 }
 NAMES = ("s1", "s2", "s3")
 PORTALS = ("", "", "", "c1", "c2")
