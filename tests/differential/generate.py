@@ -29,7 +29,6 @@ from tests.differential.texts import Statement
 
 STILL_OPEN = {
     "unnamed later": "the unnamed statement behind a skipped Parse or FunctionCall",
-    "glued goodbye": "2b: Terminate or half-close before all is answered",
     "startup back": "2c: RESET and DISCARD ALL by who gave startup parameters",
     "skipped close": "a name closed and taken anew in a unit that has failed before",
     "evicted": "1e: an evicted statement in a failed block",
