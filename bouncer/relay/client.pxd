@@ -64,6 +64,7 @@ cdef class Client(Stream):
         NameTable names         # prepared statements; None until the first
         uint64_t forgotten      # what was parsed up to this note is none of its names
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
+        uint64_t unnamed_doubt  # note behind its latest change that may be skipped
         Buf unnamed_parse       # that Parse; empty when it was too long to be kept
         uint64_t last_close     # note of the latest Close that we answer in its turn
         # Known after login; who it is

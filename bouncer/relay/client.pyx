@@ -364,6 +364,12 @@ cdef class Client(Stream):
                         if (count - pos <= <Py_ssize_t>length
                                 and length < LONGEST_UNNAMED):
                             break           # kept whole
+                    elif server.ledger.syncs and server.ledger.is_open(
+                            self.unnamed_doubt):
+                        if composed == NULL:
+                            composed = scratch(poller, &own)
+                        self.await_answers(server, composed)
+                        break
                     elif server.unnamed != self.unnamed:
                         if composed == NULL:
                             composed = scratch(poller, &own)
@@ -709,7 +715,7 @@ cdef class Client(Stream):
         """
         cdef Ledger ledger = server.ledger
         cdef Prepared* item
-        if ledger.is_copy_in():
+        if ledger.is_copy_in() and not ledger.copy_end_asked():
             return False        # it answers no Sync, but to this with an error
         if entry == NULL:
             # A Close that PostgreSQL skips has not freed the name.
@@ -806,6 +812,7 @@ cdef class Client(Stream):
             server.ledger.push(code, FORWARD, None)
         else:
             server.ledger.push(code, FORWARD, self.unnamed_now(server, True))
+            self.unnamed_doubt = next_note()
         if code == FE_PARSE:
             server.ledger.at(server.ledger.count - 1).unnamed = True
             self.unnamed = server.unnamed = next_note()

@@ -13,6 +13,7 @@ from bouncer.relay.checked cimport CHECKED, failed
 from bouncer.relay.client cimport (
     CL_ACTIVE, CL_ACTIVE_CANCEL, CL_LOGIN, CL_WAITING, CL_WAITING_CANCEL,
     WAIT_QUERY, Client, move_client)
+from bouncer.relay.ledger cimport next_note
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.server cimport (
     PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, PLACE_LOGIN, PLACE_RELEASED, SV_ACTIVE,
@@ -368,6 +369,7 @@ cdef class Pool:
         move_server(server, SV_ACTIVE)
         self.active.push_tail(server)
         self.assignments += 1
+        server.unnamed = next_note()    # a talk of ours may parse one
         server.talk_phase()
 
     def link_pair(self, Client client not None, Server server not None):

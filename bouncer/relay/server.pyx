@@ -408,6 +408,7 @@ cdef class Server(Stream):
         """
         self.ledger.push(FE_QUERY, SWALLOW, None)
         self.ledger.unsure = self.ledger.probed = self.ledger.mixed = False
+        self.unnamed = 0                # a Query destroys it
         return self.send(b"Q\0\0\0\5\0", 6)
 
     @nonecheck(False)
@@ -612,6 +613,7 @@ cdef class Server(Stream):
         self.phase = phase
         self.error = None
         self.asked_status = self.status
+        self.unnamed = 0                # a Query destroys it
         self.ledger.ready = False
         self.asked = len(parts)
         self.send(<const char*>packet, len(packet))

@@ -205,6 +205,7 @@ NOT_CARRIED = {
              "application_name_override", "startup_params", "known", "proof"), LOGIN),
         "forgotten": "no note that is carried is older",
         "last_close": "as what its server owes is put in",
+        "unnamed_doubt": "only what is half sent hangs on it",
         "on_console": "the console is not handed over",
     },
     "Server": {

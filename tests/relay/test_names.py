@@ -89,6 +89,10 @@ TALKS = {
     "... in a Flush": [
         SYNC, f.parse("s", S), f.query("deallocate nobody"), f.describe("s"), f.FLUSH,
         SYNC],
+    "Close and Parse skipped behind a failed copy": [
+        SYNC, f.query("copy in 1"), f.copy_data(b"x"), f.COPY_DONE, SYNC,
+        f.parse("s", S), f.describe("no"), f.close("s"), f.parse("s", "select t"), SYNC,
+        DO, SYNC],
     "Close and Parse skipped": [
         SYNC, f.parse("s", S), f.execute("no"), f.close("s"), f.parse("s", "select t"),
         SYNC, DO, SYNC],

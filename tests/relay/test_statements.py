@@ -420,6 +420,12 @@ UNNAMED = {
         f.parse("", "select one") + f.describe("no", b"P") + f.SYNC, "|", UNIT],
     "all forgotten by DEALLOCATE": [
         f.parse("", "deallocate all") + f.bind("") + f.execute() + f.SYNC, "|", UNIT],
+    "skipped, in the same write": [
+        "|", f.execute("no") + f.parse("", "select two") + f.SYNC + UNIT],
+    "a skipped Query, in the same write": [
+        SELECT, "|", f.execute("no") + f.query("select q") + f.SYNC + UNIT],
+    "behind a call without a Sync": [
+        f.parse("", "select one") + f.function_call(7, b"x"), UNIT],
     "in the same write": [SELECT + UNIT, "|", UNIT + UNIT],
     "long": [f.parse("", "select " + "one" * 20_000) + f.SYNC, "|", UNIT],
 }  # fmt: skip
@@ -449,6 +455,17 @@ def test_unnamed_statement_is_the_clients_own(relay, name, prepared, cut):
         direct.out = b""
     assert f.rows(other.ask(UNIT)) == [b"secret"] * ("|" in UNNAMED[name])
     assert r.servers[0].server.clean
+
+
+def test_unnamed_statement_survives_our_own_sets(relay):
+    """They are a Query, which destroys the server's."""
+    r = give_backends(relay())
+    client, other = r.client(TimeZone="Asia/Tokyo"), r.client()
+    client.ask(f.parse("", "select one"), f.SYNC)
+    other.ask(f.query("select x"))
+    assert f.rows(client.ask(UNIT)) == [b"one"]
+    client.ask(f.parse("", "select two"), f.SYNC)
+    assert f.rows(client.ask(UNIT)) == [b"two"]
 
 
 def test_unnamed_statement_of_any_length_is_nobody_elses(relay):
