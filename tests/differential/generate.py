@@ -28,9 +28,6 @@ from tests.differential.speech import (
 from tests.differential.texts import Statement
 
 STILL_OPEN = {
-    "unnamed later": "the unnamed statement behind a skipped Parse or FunctionCall",
-    "startup back": "2c: RESET and DISCARD ALL by who gave startup parameters",
-    "skipped close": "a name closed and taken anew in a unit that has failed before",
     "evicted": "1e: an evicted statement in a failed block",
 }
 NAMES = ("s1", "s2", "s3")

@@ -107,7 +107,6 @@ RESETS = [
     "reset all",
     "set timezone to default",
     "set time zone local",
-    "select set_config('application_name', null, false)",
 ]
 FORGETTING = [
     "discard all",
