@@ -16,6 +16,7 @@ from tests.support.compiled import Function
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = "whoever makes a stream gives its poller; it is never taken away"
 OWN_LIST = "made in __init__, readonly"
+LEDGER = "made in __init__, never taken away"
 CALLER = "an argument: each caller passes itself, or what it has looked at"
 LOOKED = "looked at in this function before"
 LOGGED_IN = "Client.relay, through which all come, has looked"
@@ -23,11 +24,21 @@ LOGGED_IN = "Client.relay, through which all come, has looked"
 # What a function that opts out reaches through unchecked, and why that is never None.
 NEVER_NONE = {
     "client.Client.take": {"self.door": "`come` has looked; never taken away"},
-    "client.Client.relay": {"poller": GIVEN, "server": LOOKED, "self.pool": LOOKED},
+    "client.Client.relay": {
+        "poller": GIVEN,
+        "server": LOOKED,
+        "server.ledger": LEDGER,
+        "self.pool": LOOKED,
+        "self.server": LOOKED,
+    },
     "client.Client.pass_on": {"server": LOOKED},
     "client.Client.begin_request": {"self.poller": GIVEN, "self.pool": LOGGED_IN},
     "client.Client.statement_message": {"self.pool": LOGGED_IN},
-    "client.Client.unnamed_message": {"server": CALLER},
+    "client.Client.change_unnamed": {
+        "server": CALLER,
+        "server.ledger": LEDGER,
+        "before": LOOKED,
+    },
     "poller.Poller.serve_event": {"stream": "a slot in use has one"},
     "pool.Pool.acquire": {
         "client": CALLER,
@@ -57,10 +68,15 @@ NEVER_NONE = {
         "self.poller.later": "a list from the start",
         "self.pool": "Server is made with one; never taken away",
         "7bouncer_5relay_10statements_TOO_MANY": "a constant of the module",
+        "ledger": LEDGER,
+        "self.reworded": LOOKED,
         "client": LOOKED,
     },
     "server.Server.pass_on": {"client": CALLER},
-    "server.Server.answer_fakes": {"client": LOOKED},
+    "server.Server.answer_fakes": {"client": LOOKED, "self.ledger": LEDGER},
+    "server.Server.is_clean": {"self.ledger": LEDGER},
+    "server.Server.owe": {"self.ledger": LEDGER},
+    "server.Server.settle_ready": {"ledger": LEDGER},
     "stream.Stream.on_events": {"self.poller": GIVEN},
     "stream.Stream.on_readable": {"poller": GIVEN},
     "stream.Stream.resume_reading": {"self.poller": GIVEN},

@@ -64,7 +64,8 @@ cdef class Client(Stream):
         NameTable names         # prepared statements; None until the first
         uint64_t forgotten      # what was parsed up to this note is none of its names
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
-        uint64_t unnamed_doubt  # note behind its latest change that may be skipped
+        uint64_t unnamed_change     # number of the request that has made it so
+        uint64_t unnamed_doubt      # ... when that may be skipped
         Buf unnamed_parse       # that Parse; empty when it was too long to be kept
         uint64_t last_close     # note of the latest Close that we answer in its turn
         # Known after login; who it is
@@ -128,7 +129,7 @@ cdef class Client(Stream):
                                     Py_ssize_t total) except -2
     cdef int change_unnamed(self, Server server, const char* p,
                             Py_ssize_t count) except -1
-    cdef object unnamed_now(self, Server server, bint of_client)
+    cdef Unnamed unnamed_now(self, Server server)
     cdef int fit_unnamed(self, Server server, Buf* composed) except -1
     cdef int note_forgetting(self, Server server, const char* p,
                              Py_ssize_t count, bint whole) except -1

@@ -11,6 +11,7 @@ from libc.string cimport memchr, memcpy
 
 from bouncer import log
 from bouncer.relay.door cimport Known
+from bouncer.relay.intent cimport holds_forgetting, may_reset
 from bouncer.relay.ledger cimport (
     COPY_FAILED, FORWARD, REFUSED, SWALLOW, Ledger, next_note)
 from bouncer.relay.poller cimport Poller
@@ -19,7 +20,7 @@ from bouncer.relay.server cimport AWAITED, MOST_OWED, PH_APPLY, PH_RELAY, Server
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT
 from bouncer.relay.statements cimport (
     MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending, Prepared,
-    PreparedSet, Statement, Unnamed, holds_forgetting, statement_for, unused_number)
+    PreparedSet, Statement, Unnamed, statement_for, unused_number)
 from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
@@ -33,6 +34,7 @@ cdef enum:
     SSL_REQUEST = 80877103      # PostgreSQL protocol, SSLRequest
     MOST_A_TURN = 2000          # messages of one client before others have a turn
     LONGEST_NAME = 1024         # bytes of a statement's or portal's name
+    SHORT_TEXT = 1000           # bytes of a query that is looked at whole
     LONGEST_UNNAMED = 65536     # of a Parse that a client keeps to say it again
     LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
 
@@ -118,11 +120,9 @@ cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
         (<Py_ssize_t><uint8_t>stop[1] << 8) | <uint8_t>stop[2])
 
 
-cdef Buf* scratch(Poller poller, Buf* own) noexcept:
+cdef inline Buf* scratch(Buf* shared, Buf* own) noexcept:
     """The buffer that a rewritten output is put together in: *own* while it is busy."""
-    if buf_size(&poller.scratch) == 0:
-        return &poller.scratch
-    return own
+    return shared if buf_size(shared) == 0 else own
 
 
 cdef Pending named(bytes name):
@@ -295,6 +295,13 @@ cdef class Client(Stream):
                     self.remain = <int64_t>length + 1
                     start = pos
                     continue
+                if (server is not None and server.may_reset and kind != COPYING
+                        and server.ledger.goals and not server.ledger.unsynced):
+                    # What comes now counts on its own values, which the server will
+                    # have again when it has told of the reset.
+                    server.held_up |= AWAITED
+                    self.pause_reading()
+                    break
                 if kind == COPYING or (code == FE_FLUSH and server is None):
                     if server is None:
                         # PostgreSQL ignores these outside a COPY, and a Flush of
@@ -321,7 +328,7 @@ cdef class Client(Stream):
                         count - pos, <Py_ssize_t>length + 1) - HEADER)
                     if what >= NAMED_STATEMENT and self.pool.max_prepared > 0:
                         if composed == NULL:
-                            composed = scratch(poller, &own)
+                            composed = scratch(&poller.scratch, &own)
                         if pos > start:
                             # It goes out before a rewritten message.
                             buf_append(composed, p + start, pos - start)
@@ -359,6 +366,15 @@ cdef class Client(Stream):
                     if code == FE_QUERY and refuse_simple_query:
                         ending = REQUEST
                         break
+                if ((code == FE_QUERY or (code == FE_PARSE and count - pos > HEADER
+                                          and p[pos + HEADER] == 0))
+                        and self.at_login is not server.at_login):
+                    if count - pos <= <Py_ssize_t>length and length < SHORT_TEXT:
+                        break               # looked at whole
+                    if may_reset(p + pos + HEADER + (code == FE_PARSE),
+                                 min(count - pos, <Py_ssize_t>length + 1)
+                                 - HEADER - (code == FE_PARSE)):
+                        server.may_reset = True
                 if what == UNNAMED_STATEMENT:
                     if code == FE_PARSE or code == FE_CLOSE:
                         if (count - pos <= <Py_ssize_t>length
@@ -367,12 +383,12 @@ cdef class Client(Stream):
                     elif server.ledger.syncs and server.ledger.is_open(
                             self.unnamed_doubt):
                         if composed == NULL:
-                            composed = scratch(poller, &own)
+                            composed = scratch(&poller.scratch, &own)
                         self.await_answers(server, composed)
                         break
                     elif server.unnamed != self.unnamed:
                         if composed == NULL:
-                            composed = scratch(poller, &own)
+                            composed = scratch(&poller.scratch, &own)
                         buf_append(composed, p + start, pos - start)
                         start = pos
                         self.fit_unnamed(server, composed)
@@ -460,7 +476,8 @@ cdef class Client(Stream):
     cdef bint may_read(self) except -1:
         """Does nothing that its server or the next round will tell stand against it?"""
         return (not self.closed and self.state != CL_WAITING and not self.held_back
-                and not self.put_off and self.leaving is None and (self.server is None or (
+                and not self.put_off and self.leaving is None
+                and (self.server is None or (
                     buf_size(&self.server.out) == 0 and not self.server.held_up)))
 
     cdef int end_turn(self) except -1:
@@ -785,7 +802,8 @@ cdef class Client(Stream):
         if server.prepared is None:
             server.prepared = PreparedSet()
         pending.group = server.ledger.group
-        server.prepared.add(statement, False, server.ledger.group, pending.number, False)
+        server.prepared.add(
+            statement, False, server.ledger.group, pending.number, False)
         return 0
 
     cdef int send_close(self, Statement statement, Pending pending,
@@ -808,24 +826,26 @@ cdef class Client(Stream):
         what was before, too.
         """
         cdef int code = p[0]
-        if server.ledger.is_sure():
-            server.ledger.push(code, FORWARD, None)
-        else:
-            server.ledger.push(code, FORWARD, self.unnamed_now(server, True))
-            self.unnamed_doubt = next_note()
+        cdef Unnamed before = None
+        if not server.ledger.is_sure():
+            before = self.unnamed_now(server)
+        server.ledger.push(code, FORWARD, before)
+        self.unnamed_change = next_note()
+        self.unnamed_doubt = 0
+        self.unnamed = server.unnamed = self.unnamed_change if code == FE_PARSE else 0
+        if before is not None:
+            self.unnamed_doubt = before.change = self.unnamed_change
+            before.server_after = server.unnamed
         if code == FE_PARSE:
-            server.ledger.at(server.ledger.count - 1).unnamed = True
-            self.unnamed = server.unnamed = next_note()
+            server.ledger.at(server.ledger.count - 1).unnamed = self.unnamed
             if count <= LONGEST_UNNAMED:
                 return buf_put(&self.unnamed_parse, p, count)
-        else:
-            self.unnamed = server.unnamed = 0
         buf_free(&self.unnamed_parse)
         return 0
 
-    cdef object unnamed_now(self, Server server, bint of_client):
+    cdef Unnamed unnamed_now(self, Server server):
         cdef Unnamed now = Unnamed.__new__(Unnamed)
-        now.of_client = of_client
+        now.changed = self.unnamed_change
         now.server = server.unnamed
         now.client = self.unnamed
         if buf_size(&self.unnamed_parse):
@@ -839,14 +859,15 @@ cdef class Client(Stream):
         none, or its text was too long to be kept, PostgreSQL shall find none (26000).
         """
         cdef int code = FE_CLOSE
+        cdef Unnamed before = self.unnamed_now(server)
         if self.unnamed and buf_size(&self.unnamed_parse):
             code = FE_PARSE
             buf_append(composed, self.unnamed_parse.data, self.unnamed_parse.end)
         else:
             buf_append(composed, b"C\0\0\0\6S\0", 7)
-        server.ledger.push(code, SWALLOW, self.unnamed_now(server, False))
-        server.ledger.at(server.ledger.count - 1).unnamed = code == FE_PARSE
-        server.unnamed = self.unnamed if code == FE_PARSE else 0
+        server.ledger.push(code, SWALLOW, before)
+        server.unnamed = before.server_after = self.unnamed if code == FE_PARSE else 0
+        server.ledger.at(server.ledger.count - 1).unnamed = server.unnamed
         return 0
 
     cdef int note_forgetting(self, Server server, const char* p,
@@ -955,6 +976,8 @@ cdef class Client(Stream):
                 self.inject_parse(statement, composed)
         if statement.forgets and code == FE_BIND:
             server.forgetting = FOREVER
+        if statement.resets and code == FE_BIND:
+            server.may_reset = True
         self.put_renamed(p, here, total, name, size, statement.name, composed)
         server.ledger.push(code, FORWARD, pending)
         return here

@@ -46,7 +46,7 @@ cdef enum:
 cdef struct Owed:
     uint8_t kind                # the request's message code
     uint8_t action
-    bint unnamed                # a Parse of the client's unnamed statement
+    uint64_t unnamed            # of a Parse without a name: Client.unnamed; else 0
     PyObject* note              # owned; a statements.Pending, or NULL
     uint64_t behind             # the last note that was made when it came
 
@@ -99,7 +99,7 @@ cdef class Ledger:
         entry = self.at(self.count - 1)
         entry.kind = kind
         entry.action = action
-        entry.unnamed = False
+        entry.unnamed = 0
         entry.note = NULL
         entry.behind = last_note
         if note is not None:

@@ -67,6 +67,7 @@ cdef class Server(Stream):
         public TrackedParams tracked
         public TrackedParams at_login   # what RESET and DISCARD ALL leave here
         bint has_reset          # its client has, since the last ReadyForQuery
+        bint may_reset          # ... or is about to, as far as a text tells
         bint put_back_due       # ... so its client's own values are to be set again
         int asked_status        # the status when a query of ours was sent
         public dict unasked     # name -> value that its login told; see tracked.pyx
@@ -123,8 +124,9 @@ cdef class Server(Stream):
     cdef int put_back(self, Client client) except -1
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1
     cdef int skipped(self, uint32_t index) except -1
-    cdef int unnamed_skipped(self, Unnamed before) except -1
-    cdef int unnamed_failed(self) except -1
+    cdef int undo_unnamed(self, uint32_t count) except -1
+    cdef int unnamed_was(self, uint64_t change, Unnamed before,
+                         uint32_t behind) except -1
     # Called by clients and pools
     cdef int owe(self, int code) except -1
     cdef int ask(self, bytes query, int phase) except -1

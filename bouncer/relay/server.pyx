@@ -29,7 +29,7 @@ from bouncer.relay.tracked cimport (
     set_batch, tracked_index)
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
-    BE_ERROR, BE_NOTICE, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE,
+    BE_ERROR, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE,
     FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 
@@ -423,13 +423,13 @@ cdef class Server(Stream):
             ledger.pop()
             return 0
         count = ledger.settled_by_ready()
+        if failed:
+            self.undo_unnamed(count)
         # Undone from the last to the first: each was done on top of those before.
         for i in range(count, 0, -1):
             if i == count and is_goal(ledger.at(i - 1).kind):
                 continue                # answered by this very message
-            if failed and i == 1 and ledger.at(0).unnamed:
-                self.unnamed_failed()
-            elif not failed and ledger.at(i - 1).kind == FE_CLOSE \
+            if not failed and ledger.at(i - 1).kind == FE_CLOSE \
                     and ledger.at(i - 1).action == SWALLOW:
                 ledger.late_closes += 1
             else:
@@ -447,7 +447,7 @@ cdef class Server(Stream):
         if entry.note == NULL:
             return 0
         if isinstance(<object>entry.note, Unnamed):
-            return self.unnamed_skipped(<Unnamed>entry.note)
+            return 0                # see undo_unnamed
         pending = <Pending>entry.note
         if pending.statement is None:
             return 0                # nothing to bring back
@@ -478,22 +478,54 @@ cdef class Server(Stream):
                     pending.name, pending.statement, pending.number, True)
         return 0
 
-    cdef int unnamed_failed(self) except -1:
-        """A Parse without a name was refused: it has destroyed what was there."""
-        cdef Client client = self.client
-        if client is not None and (
-                client.unnamed == self.unnamed and self.ledger.at(0).action == FORWARD):
-            client.unnamed = 0
-            buf_free(&client.unnamed_parse)
-        self.unnamed = 0
-        return 0
+    cdef int undo_unnamed(self, uint32_t count) except -1:
+        """*count* entries end with an error: what of the unnamed statement was skipped?
 
-    cdef int unnamed_skipped(self, Unnamed before) except -1:
-        """What would have changed the unnamed statement never came to be."""
+        The first of them may be a Parse that was refused: it has destroyed what was
+        there. All others have changed nothing, for the server or for the client, whose
+        later requests bring back, should they be skipped, what was before these.
+        """
+        cdef Ledger ledger = self.ledger
+        cdef Owed* entry
+        cdef Unnamed before = None
+        cdef uint64_t last = 0          # the latest change of the client among them
+        cdef uint32_t i
+        for i in range(count, 0, -1):
+            entry = ledger.at(i - 1)
+            if i == 1 and entry.unnamed:
+                if self.unnamed == entry.unnamed:
+                    self.unnamed = 0
+                if entry.action == FORWARD:
+                    before = Unnamed.__new__(Unnamed)
+                    before.changed = entry.unnamed
+                    last = last or entry.unnamed
+            elif (entry.note != NULL and isinstance(<object>entry.note, Unnamed)
+                    and not (i == count and is_goal(entry.kind))):
+                before = <Unnamed>entry.note
+                if self.unnamed == before.server_after:
+                    self.unnamed = before.server
+                last = last or before.change
+        return self.unnamed_was(last, before, count) if last else 0
+
+    cdef int unnamed_was(self, uint64_t change, Unnamed before,
+                         uint32_t behind) except -1:
+        """What *change* has made is as *before*, for what is owed from *behind* on."""
         cdef Client client = self.client
-        self.unnamed = before.server
-        if client is None or not before.of_client:
+        cdef Unnamed later
+        cdef Owed* entry
+        cdef uint32_t i
+        for i in range(behind, self.ledger.count):
+            entry = self.ledger.at(i)
+            if entry.note == NULL or not isinstance(<object>entry.note, Unnamed):
+                continue
+            later = <Unnamed>entry.note
+            if later.changed == change:
+                later.changed = before.changed
+                later.client = before.client
+                later.text = before.text
+        if client is None or client.unnamed_change != change:
             return 0
+        client.unnamed_change = before.changed
         client.unnamed = before.client
         if before.text is None:
             buf_free(&client.unnamed_parse)
@@ -538,6 +570,7 @@ cdef class Server(Stream):
                 return client.finish()
             return 0
         self.evicting = 0
+        self.may_reset = False
         if self.held_up:
             self.held_up = 0
             self.poller.later.append(client.pump)
@@ -745,8 +778,12 @@ cdef class Server(Stream):
             value = None
         self.tracked = changed(self.tracked, index, value)
         self.equal_to = None
-        if self.has_reset and self.note_reset(index, value):
+        if (self.has_reset or self.may_reset) and self.note_reset(index, value):
             return 0
+        if (client is not None and client.tracked is not None
+                and self.phase == PH_RELAY and not is_unasked(index)
+                and client.tracked.values[index] == value):
+            self.reworded = b""         # it knows; only the server had another one
         if (client is not None and client.tracked is not None
                 and self.phase == PH_RELAY and is_followed(index)
                 and (value is None or means_something(index, value))):
@@ -837,9 +874,9 @@ cdef class Server(Stream):
         """Say an error about a statement with the name that the client gave it.
 
         One that contradicts what we know must not come for ever. 26000: a statement is
-        gone, by SQL; 42P05: there is one that we do not know; RevalidateCachedQuery: its
-        result has other columns since a table changed. From now on a Close goes before
-        each Parse, and each is parsed again.
+        gone, by SQL; 42P05: there is one that we do not know; RevalidateCachedQuery:
+        its result has other columns since a table changed. From now on a Close goes
+        before each Parse, and each is parsed again.
         """
         cdef int kind
         cdef Owed* head
@@ -853,13 +890,14 @@ cdef class Server(Stream):
         if kind == FE_QUERY or kind == FE_SYNC or kind == FE_FUNCTION_CALL:
             return 0
         found = search_name(body)
-        known = False
+        known = found is None
         if self.prepared is not None and found is not None and found[1].isdigit():
             known = self.prepared.has_number(int(found[1]))
         if self.prepared is not None and (
                 b"\0RRevalidateCachedQuery\0" in body
                 or (b"\0C26000\0" in body and known)
-                or (b"\0C42P05\0" in body and found is not None and found[1].isdigit())):
+                or (b"\0C42P05\0" in body
+                    and (found is None or found[1].isdigit()))):
             self.doubting = True
             self.prepared.doubt()
         name = None if found is None else self.client_name(found[1])

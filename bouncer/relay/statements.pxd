@@ -22,6 +22,7 @@ cdef class Statement:
         readonly uint64_t number
         readonly bytes name     # PGBOUNCER_<number>
         readonly bint forgets   # it may make its server forget statements
+        readonly bint resets    # it may reset parameters
         uint32_t users          # clients and servers that refer to it
 
 
@@ -39,8 +40,10 @@ cdef class Pending:
 cdef class Unnamed:
     """What was the unnamed statement before a request that may be skipped."""
     cdef:
-        bint of_client          # its client's changes, too, not only the server's
+        uint64_t change         # number of that request; 0: only the server's changes
+        uint64_t changed        # as Client.unnamed_change, before it
         uint64_t server         # as Server.unnamed
+        uint64_t server_after   # ... behind it
         uint64_t client         # as Client.unnamed
         bytes text              # as Client.unnamed_parse
 
@@ -126,7 +129,6 @@ cdef class PreparedSet:
     cdef int clear(self) except -1
 
 
-cdef bint holds_forgetting(const char* p, Py_ssize_t count) noexcept
 cdef Statement statement_for(bytes key, bytes scope)
 cdef Statement numbered(uint64_t number, bytes key, bytes scope)
 cdef uint64_t unused_number() noexcept

@@ -18,9 +18,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cython cimport nonecheck
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memchr, memcmp, memcpy
-from posix.strings cimport strncasecmp
+from libc.string cimport memcmp, memcpy
 
+from bouncer.relay.intent cimport holds_forgetting, may_reset
 from bouncer.wire.messages import error_response
 
 TOO_MANY = error_response("too many prepared statements", "54000", "ERROR")
@@ -84,37 +84,10 @@ cdef Statement numbered(uint64_t number, bytes key, bytes scope):
     statement.number = number
     statement.name = b"PGBOUNCER_%d" % number
     statement.forgets = holds_forgetting(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    statement.resets = may_reset(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
     by_place[statement.place] = statement
     number_from(number)
     return statement
-
-
-cdef bint holds_forgetting(const char* p, Py_ssize_t count) noexcept:
-    """Does DEALLOCATE or DISCARD stand anywhere in this text?
-
-    Both have "ca" in them, and few other words of SQL do.
-    """
-    cdef const char* end = p + count
-    cdef const char* at
-    cdef int letter
-    for letter in (0x63, 0x43):
-        at = p
-        while True:
-            at = <const char*>memchr(at, letter, end - at) if at < end else NULL
-            if at == NULL:
-                break
-            if (at - p >= 6 and end - at >= 4
-                    and strncasecmp(at - 6, b"deallocate", 10) == 0):
-                return True
-            if at - p >= 3 and end - at >= 4 and strncasecmp(at - 3, b"discard", 7) == 0:
-                return True
-            at += 1
-    return False
-
-
-def speaks_of_forgetting(bytes text not None):
-    """The above, for tests."""
-    return holds_forgetting(text, len(text))
 
 
 cdef int drop_unused(Statement statement) except -1:

@@ -198,14 +198,16 @@ NOT_CARRIED = {
              "tracked", "at_login"),
             PLACE),
         **dict.fromkeys(
-            ("held_back", "set_twice", "dropping", "refusing", "leaving", "told_since", "remain", "wait_kind", "wait_start",
+            ("held_back", "set_twice", "dropping", "refusing", "leaving", "told_since",
+             "remain", "wait_kind", "wait_start",
              "wait_note", "notified", "ends_with"), STILL),
         **dict.fromkeys(
             ("first_byte_is_tls", "started", "refused_tls", "introduced",
              "application_name_override", "startup_params", "known", "proof"), LOGIN),
         "forgotten": "no note that is carried is older",
         "last_close": "as what its server owes is put in",
-        "unnamed_doubt": "only what is half sent hangs on it",
+        **dict.fromkeys(
+            ("unnamed_doubt", "unnamed_change"), "only what is half sent hangs on it"),
         "on_console": "the console is not handed over",
     },
     "Server": {
@@ -214,8 +216,10 @@ NOT_CARRIED = {
              "address_text", "cancel_key", "backend_pid", "tracked", "unasked",
              "at_login"), PLACE),
         **dict.fromkeys(
-            ("cancels", "release_due", "place_due", "held_up", "reworded", "remain", "fakes_due",
-             "skipping", "error", "peer", "cancel_for", "has_reset", "put_back_due",
+            ("cancels", "release_due", "place_due", "held_up", "reworded", "remain",
+             "fakes_due",
+             "skipping", "error", "peer", "cancel_for", "has_reset", "may_reset",
+             "put_back_due",
              "asked_status", "asked"), STILL),
         "equal_to": CACHE,
         "ledger": "field by field, below",

@@ -9,10 +9,15 @@ import pytest
 from bouncer.relay.ledger import Ledger
 
 FORWARD, SWALLOW, FAKE = range(3)
-OURS = {"x": ("Q", SWALLOW), "p": ("P", SWALLOW), "k": ("C", SWALLOW), "f": ("P", FAKE)}
+OURS = {
+    "x": ("Q", SWALLOW),
+    "p": ("P", SWALLOW),
+    "k": ("C", SWALLOW),
+    "f": ("P", FAKE),
+}
 
-# What happens, step by step, "asked:heard" -> what is owed then. Of ours: x a probe, p a
-# Parse, k a Close, f a Parse that we answer ourselves.
+# What happens, step by step, "asked:heard" -> what is owed then. Of ours: x a probe, p
+# a Parse, k a Close, f a Parse that we answer ourselves.
 ROWS = {
     "a query": [("Q:", "Q"), (":TDC", "Q"), (":Z", "")],
     "queries in a row": [("QQQ:TDCZ", "QQ"), (":EZ", "Q"), (":CZ", "")],

@@ -7,7 +7,7 @@ uses the same server.
 
 import pytest
 
-from bouncer.relay.statements import speaks_of_forgetting
+from bouncer.relay.intent import speaks_of_forgetting, speaks_of_resetting
 from tests.relay import frames as f
 from tests.relay.backend import Backend
 from tests.relay.harness import DEFAULTS, give_backends
@@ -34,7 +34,8 @@ FORGETS = {
 TALKS = {
     "name taken twice": [f.parse("s", S) + SYNC, f.parse("s", S), SYNC],
     "taken in one unit": [SYNC, f.parse("s", S), f.parse("s", "select t"), SYNC],
-    "taken behind good work": [f.parse("s", S) + SYNC, unit("t"), f.parse("s", S), SYNC],
+    "taken behind good work": [
+        f.parse("s", S) + SYNC, unit("t"), f.parse("s", S), SYNC],
     "taken by a bad text": [f.parse("s", S) + SYNC, f.parse("s", "syntax error"), SYNC],
     "taken, and what follows": [f.parse("s", S) + SYNC, f.parse("s", "select t"), DO,
                                 f.query("select q"), SYNC, DO, SYNC],
@@ -62,7 +63,8 @@ TALKS = {
                                f.parse("s", S), SYNC, f.query("rollback"), DO, SYNC],
     "two names, the first refused": [
         SYNC, f.query("begin"), f.query("fail"), f.parse("a", S), SYNC,
-        f.query("rollback"), f.parse("b", S), SYNC, f.bind("a"), SYNC, f.bind("b"), SYNC],
+        f.query("rollback"), f.parse("b", S), SYNC, f.bind("a"), SYNC, f.bind("b"),
+        SYNC],
     "known text in a block that has failed": [
         SYNC, f.query("begin"), f.parse("", "fail"), f.bind(""), f.execute(), SYNC,
         f.parse("k", "select known"), SYNC, f.query("rollback")],
@@ -153,6 +155,27 @@ def test_names_are_as_with_postgresql(relay, name, prepared, manner):
 )
 def test_text_that_may_forget_statements_is_known(text, speaks):
     assert speaks_of_forgetting(text) is speaks
+
+
+@pytest.mark.parametrize(
+    ("text", "speaks"),
+    [
+        (b"RESET ALL", True),
+        (b"  reset TimeZone", True),
+        (b"discard all", True),
+        (b"set timezone to default", True),
+        (b"SET TIME ZONE LOCAL", True),
+        (b"select set_config('TimeZone', null, false)", True),
+        (b"select pg_catalog.set_config('TimeZone', NULL, false)", True),
+        (b"set timezone to 'x'", False),
+        (b"select set_config('TimeZone', 'x', false)", False),
+        (b"select 1", False),
+        (b"rese", False),
+        (b"", False),
+    ],
+)
+def test_text_that_may_reset_parameters_is_known(text, speaks):
+    assert speaks_of_resetting(text) is speaks
 
 
 def test_client_that_waits_for_an_answer_asks_for_it(relay):

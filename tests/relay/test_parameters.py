@@ -188,8 +188,8 @@ def learn(end):
 
 
 def test_error_that_is_not_about_a_value_speaks_of_the_server(relay):
-    """Case 2e: our SETs met what another client had left (XX000 of PostgreSQL 18.6), and
-    the client was thrown out for it. It gets another server, and is the first to."""
+    """Case 2e: our SETs met what another client had left (XX000 of PostgreSQL 18.6),
+    and their client was thrown out. It gets another server, and is the first to."""
     r = relay()
     first, second = r.client(TimeZone="X"), r.client()
     first.send(f.query("a"))

@@ -17,7 +17,8 @@ TALKS = {
     "reset all": [f.query("reset all"), SHOW],
     "reset one": [f.query("reset TimeZone"), SHOW],
     "discard all": [f.query("discard all"), SHOW],
-    "set, then reset all": [f.query("set TimeZone Europe/Oslo"), f.query("reset all"), SHOW],
+    "set, then reset all": [
+        f.query("set TimeZone Europe/Oslo"), f.query("reset all"), SHOW],
     "set, then reset one": [
         f.query("set application_name other"), f.query("reset application_name"), SHOW],
     "set behind it": [f.query("reset all"), f.query("set TimeZone Europe/Oslo"), SHOW],
@@ -34,6 +35,10 @@ TALKS = {
     "failed behind it": [
         f.query("begin"), f.query("reset all"), f.query("fail"), f.query("rollback"),
         SHOW],
+    "in one write with more": [
+        f.query("reset all") + SHOW, f.query("discard all") + SHOW],
+    "in one write, extended": [
+        f.parse("", "reset all") + f.bind("") + f.execute() + f.SYNC + SHOW],
     "again and again": [f.query("reset all"), f.query("discard all"), SHOW,
                         f.query("reset TimeZone"), SHOW],
     "set to the server's own": [f.query("set TimeZone Etc/UTC"), SHOW],

@@ -342,8 +342,12 @@ def test_statement_that_is_there_unknown_to_us_is_closed_first(relay):
     server = prepared(r, client, "a", "S0")
     client.send(f.parse("b", "S1"), f.SYNC)
     name = f.split(server.take())[0][0][1].split(b"\0")[0].decode()
-    refuse(server, "42P05", text=f"Prepared Statement \u00bb{name}\u00ab existiert bereits")
-    assert f.errors(client.take()) == ["Prepared Statement \u00bbb\u00ab existiert bereits"]
+    refuse(
+        server, "42P05", text=f"Prepared Statement \u00bb{name}\u00ab existiert bereits"
+    )
+    assert f.errors(client.take()) == [
+        "Prepared Statement \u00bbb\u00ab existiert bereits"
+    ]
     server.take()
     client.send(f.parse("b", "S1"), f.SYNC)
     assert f.codes(server.take()) == "CPS"
@@ -424,6 +428,18 @@ UNNAMED = {
         "|", f.execute("no") + f.parse("", "select two") + f.SYNC + UNIT],
     "a skipped Query, in the same write": [
         SELECT, "|", f.execute("no") + f.query("select q") + f.SYNC + UNIT],
+    "skipped, and then another": [
+        SELECT, "|", f.execute("no") + f.parse("", "select two") + f.SYNC
+        + f.parse("", "select three") + UNIT, "|", UNIT],
+    "skipped, and another one, too": [
+        SELECT, "|", f.execute("no") + f.parse("", "select two") + f.SYNC
+        + f.execute("no") + f.parse("", "select three") + f.SYNC, UNIT, "|", UNIT],
+    "refused, and then another": [
+        SELECT, "|", f.parse("", "syntax error") + f.SYNC
+        + f.parse("", "select three") + UNIT, "|", UNIT],
+    "refused, and another one skipped": [
+        SELECT, "|", f.parse("", "syntax error") + f.SYNC + f.execute("no")
+        + f.parse("", "select three") + f.SYNC, UNIT, "|", UNIT],
     "behind a call without a Sync": [
         f.parse("", "select one") + f.function_call(7, b"x"), UNIT],
     "in the same write": [SELECT + UNIT, "|", UNIT + UNIT],

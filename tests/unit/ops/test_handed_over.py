@@ -61,8 +61,8 @@ NOT_TOLD = {
                          "older"), COUNTED),
         **dict.fromkeys(("welcomes", "last_welcome", "flagged", "idle_since"), CACHE),
         **dict.fromkeys(("last_error", "last_sqlstate", "refused_at", "evidence",
-                         "last_lifetime_close", "held_told", "reached", "hosts", "host_key"),
-                        ATTEMPTS),
+                         "last_lifetime_close", "held_told", "reached", "hosts",
+                         "host_key"), ATTEMPTS),
     },
     "DatabaseState": {
         **dict.fromkeys(("auto", "config"), CONFIGURED),
