@@ -158,19 +158,23 @@ Function = Callable[..., Value]
 def functions(app: App, asking: int) -> dict[str, Function]:
     """Give the functions that a SELECT of client *asking* may call."""
     client: Any = client_of(app, asking) if app is not None else None
+    # Looked up now: what runs beside the loop keeps no client that has gone.
+    name = CONSOLE if client is None else client.user or CONSOLE
+    key = b"" if client is None else client.cancel_key or b""
+    settings = {known: parameters.value_of(known, client) for known in parameters.ALL}
+    started = 0 if app is None else app.started_at
 
     def user(*what: Value) -> Value:
-        return client.user or CONSOLE
+        return name
 
     def number() -> Value:
-        return int.from_bytes((client.cancel_key or b"")[:4], "big")
+        return int.from_bytes(key[:4], "big")
 
     def begun() -> Value:
-        return _stamp(app.started_at)
+        return _stamp(started)
 
     def setting(name: Value, missing_ok: Value = 0) -> Value:
-        known = str(name).lower()
-        return parameters.value_of(known, client) if known in parameters.ALL else None
+        return settings.get(str(name).lower())
 
     return _FIXED_ANSWERS | {
         "current_role": user,

@@ -125,7 +125,6 @@ class Commands:
             if wanted and server.talk is None:
                 wanted -= 1
             else:
-                self.app.keeper.spared.add(server)
                 server.disconnect("pause mode", True, False)
 
     def drained(self, database: DatabaseState | None) -> bool:

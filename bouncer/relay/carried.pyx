@@ -347,7 +347,8 @@ cdef Pending pending_of(Server server, kind, note):
         number, key, scope = parts("owed", statement, 3)
         pending.statement = known(number, key, scope)
     elif name is None:
-        raise ValueError("owed: a note of nothing")
+        raise ValueError("owed: a Parse of no statement" if kind == FE_PARSE
+                         else "owed: a note of nothing")
     if server.prepared is None:
         server.prepared = PreparedSet()
     pending.seen = seen

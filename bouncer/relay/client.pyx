@@ -1059,6 +1059,8 @@ cdef class Client(Stream):
     cdef int peer_eof(self) except -1:
         if self.state == CL_LOGIN or self.state == CL_WAITING and self.talk is not None:
             return self.end(None, False, "08P01")   # a probe, or given up
+        if self.broken:
+            return self.peer_reset()    # a write was told of it before
         return self.goodbye("client unexpected eof")
 
     cdef int peer_reset(self) except -1:

@@ -35,6 +35,7 @@ from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 
 cdef enum:
     WHOLE_LIMIT = 65536         # largest message of a server that is looked into whole
+    MOST_SEARCHED = 200         # of what is owed, for the name in an error
     LONG_HEAD = 1024            # bytes of a larger one's body that are looked at
     ANSWERS = 1000 * HEADER     # bytes of answers of our own that go out in one send
 
@@ -917,13 +918,26 @@ cdef class Server(Stream):
         cdef Owed* head = self.ledger.at(0)
         cdef Client client = self.client
         cdef NameTable names
+        cdef Pending pending
+        cdef uint32_t i
         if (head.note != NULL and isinstance(<object>head.note, Pending)
                 and (<Pending>head.note).name is not None):
             return (<Pending>head.note).name
         names = None if client is None else client.names
         if names is None or not number.isdigit():
             return None
-        return names.name_of(int(number))
+        name = names.name_of(int(number))
+        if name is not None:
+            return name
+        # It has been closed meanwhile, by a Close that is answered behind this.
+        for i in range(1, min(self.ledger.count, MOST_SEARCHED)):
+            head = self.ledger.at(i)
+            if head.kind == FE_CLOSE and head.action == FAKE and head.note != NULL:
+                pending = <Pending>head.note
+                if pending.statement is not None \
+                        and pending.statement.number == int(number):
+                    return pending.name
+        return None
 
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1:
         """DISCARD ALL and DEALLOCATE ALL forget every prepared statement.

@@ -53,6 +53,27 @@ KNOWN |= {
     ),
 }
 
+NAMES = Difference(
+    "PostgreSQL refuses a name, and the session goes on",
+    "a Bind or Describe of a name that is not prepared",
+)
+KNOWN |= {
+    f"wire {case}": NAMES
+    for case in (
+        "ps_dup_name",
+        "ps_bind_missing",
+        "ps_describe_missing",
+        "ps_discard_all",
+        "ps_pipeline_error",
+        "ps_failed_tx",
+    )
+}
+KNOWN |= {
+    "wire pool_client_leaves_mid_query": Difference(
+        "what it has asked for is run to the end", "Terminate, or half a connection"
+    ),
+}
+
 KNOWN |= {
     "wire to_connect_timeout": Difference(
         "another login begins when one is silent", "says nothing for a second"

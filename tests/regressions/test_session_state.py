@@ -203,11 +203,11 @@ def test_tracked_values_follow_what_postgresql_thinks(pooler: Any) -> None:
         first.ask("savepoint_that_fails")
         mine("Europe/Paris")
         first.ask("reset all")
-        mine(own)
+        mine("Asia/Tokyo")
         first.ask("set timezone to 'Europe/Paris'")
         mine("Europe/Paris")
         first.ask("discard all")
-        mine(own)
+        mine("Asia/Tokyo")
 
 
 @pytest.mark.regression(79)
