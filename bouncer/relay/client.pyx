@@ -1221,6 +1221,8 @@ cdef class Client(Stream):
     def pump(self):
         """Use what was received while nobody could."""
         self.put_off = False
+        if self.server is not None:
+            self.server.held_up = 0
         if not self.closed and self.state != CL_WAITING and not self.held_back:
             self.chew()
             if self.may_read():

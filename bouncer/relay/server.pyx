@@ -319,7 +319,6 @@ cdef class Server(Stream):
                 self.held_up & AWAITED or ledger.count < MOST_OWED // 2
                 or ledger.is_skipping()):
             # Of a group that has failed no more is answered before its Sync.
-            self.held_up = 0
             self.poller.later.append(client.pump)
         return pos
 
@@ -573,7 +572,8 @@ cdef class Server(Stream):
         self.evicting = 0
         self.may_reset = False
         if self.held_up:
-            self.held_up = 0
+            if self.held_up & AWAITED:
+                self.release_due = True     # it has more to say, which waited for this
             self.poller.later.append(client.pump)
         if self.ledger.unsure and client.sent_whole():
             return self.probe()
@@ -595,6 +595,7 @@ cdef class Server(Stream):
             return 0 if client.leaving is None else client.finish()
         if not client.sent_whole():
             self.release_due = True     # half a message is on its way to us
+        if self.release_due:
             return 0
         if self.ledger.mixed:
             return self.probe()

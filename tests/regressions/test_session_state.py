@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.regressions.attacks import packet
+from tests.relay import frames as f
 from tests.replay.backends import Recorder
 from tests.replay.pooler import wait_for
 from tests.support.ground import Postgres
@@ -263,13 +264,25 @@ def stays_in_a_transaction(talk: ServerTalk) -> None:
     talk.ready("T")
 
 
+def answered(text: str) -> bytes:
+    """One row, in the same write as what comes behind it: else who has the server?"""
+    return (
+        f.row_description("x")
+        + f.data_row(text.encode())
+        + f.complete("SELECT 1")
+        + f.ready()
+    )
+
+
 RESETS: dict[str, Callable[[ServerTalk], None]] = {
     "is refused": fails,
     "leaves a transaction": stays_in_a_transaction,
     "hangs": lambda talk: None,
     "ends the server": lambda talk: talk.close(),
     "answers garbage": lambda talk: talk.send_bytes(b"\xff" * 9),
-    "answers twice": lambda talk: (talk.answer("reset"), talk.answer("foreign"))[0],
+    "answers twice": lambda talk: talk.send_bytes(
+        answered("reset") + answered("foreign")
+    ),
 }
 
 
