@@ -583,7 +583,7 @@ cdef class Server(Stream):
             pool.query_us += now - client.query_start
             client.query_start = 0
         if self.put_back_due and client.leaving is None and status != STATUS_FAILED \
-                and (status != STATUS_IDLE or pool.mode == SESSION):
+                and (status != STATUS_IDLE or pool.mode == SESSION or self.release_due):
             self.put_back(client)
         if status != STATUS_IDLE:
             return 0 if client.leaving is None else client.finish()
