@@ -202,10 +202,10 @@ cdef class Ledger:
         return self.copy == COPY_IN or self.copy == COPY_BOTH
 
     cdef bint copy_end_asked(self) noexcept:
-        """Has the client sent the end of a COPY that is not settled yet?"""
+        """Has the client sent anything behind a COPY that ends it, be it by an error?"""
         cdef uint32_t i
-        for i in range(self.count):
-            if self.at(i).kind == FE_COPY_DONE:
+        for i in range(1, self.count):
+            if self.at(i).kind != FE_SYNC:
                 return True
         return False
 
