@@ -86,6 +86,8 @@ def test_any_bytes_of_a_server(seed, mode):
             break  # what comes now is the second one's answer
         if not r.servers[0].server.closed:
             r.servers[0].send(piece)
+    # Not by a goodbye, behind which what it has asked for is still run.
+    first.client.disconnect("over", False)
     first.close()
     server = next(s for s in r.servers if s.server is second.client.server)
     asked = server.take()
