@@ -296,7 +296,8 @@ cdef class Client(Stream):
                     start = pos
                     continue
                 if (server is not None and server.may_reset and kind != COPYING
-                        and server.ledger.goals and not server.ledger.unsynced):
+                        and server.ledger.goals and not server.ledger.unsynced
+                        and not server.ledger.is_copy_in()):
                     # What comes now counts on its own values, which the server will
                     # have again when it has told of the reset.
                     server.held_up |= AWAITED
@@ -348,8 +349,9 @@ cdef class Client(Stream):
                                     self.end_turn()     # or else `drained` goes on
                                 break
                             continue
-                    elif what == CUT and count - pos <= <Py_ssize_t>length:
-                        break
+                    elif (what == CUT and count - pos <= <Py_ssize_t>length
+                            and count - pos <= HEADER + LONGEST_NAME):
+                        break               # but a name without end is not kept
                 if server is None:
                     if buf_size(&self.out) > 0 and self.is_slow():
                         break
@@ -380,8 +382,8 @@ cdef class Client(Stream):
                         if (count - pos <= <Py_ssize_t>length
                                 and length < LONGEST_UNNAMED):
                             break           # kept whole
-                    elif server.ledger.syncs and server.ledger.is_open(
-                            self.unnamed_doubt):
+                    elif server.ledger.syncs and not server.ledger.is_copy_in() \
+                            and server.ledger.is_open(self.unnamed_doubt):
                         if composed == NULL:
                             composed = scratch(&poller.scratch, &own)
                         self.await_answers(server, composed)

@@ -202,7 +202,7 @@ cdef class Ledger:
         return self.copy == COPY_IN or self.copy == COPY_BOTH
 
     cdef bint copy_end_asked(self) noexcept:
-        """Has the client sent anything behind a COPY that ends it, be it by an error?"""
+        """Has the client sent what ends a COPY, be it by an error?"""
         cdef uint32_t i
         for i in range(1, self.count):
             if self.at(i).kind != FE_SYNC:

@@ -186,6 +186,7 @@ KNOWN |= {
     ),
 }
 _EMPTY = Difference("comments are no words", "comments, empty statements")
+KNOWN["ini 191-set"] = _EMPTY
 _SAID = Difference(
     "what drivers say to any PostgreSQL is answered", "what drivers say to PostgreSQL"
 )

@@ -178,6 +178,23 @@ def test_text_that_may_reset_parameters_is_known(text, speaks):
     assert speaks_of_resetting(text) is speaks
 
 
+def test_nothing_waits_for_what_a_copy_leaves_out(relay):
+    """A Sync in a COPY is not answered: who waited for that waited for ever."""
+    r = relay()
+    client = r.client(TimeZone="Asia/Tokyo")
+    client.send(f.query("reset all;copy in 0"))
+    server = r.servers[0]
+    assert b"SET TimeZone" in server.take()
+    server.send(f.complete("SET"), f.parameter_status("TimeZone", "Asia/Tokyo"))
+    server.send(f.ready())
+    server.take()
+    server.send(f.complete("RESET"), f.COPY_IN)
+    client.send(f.copy_data(b"x"), SYNC, f.COPY_DONE)
+    assert f.codes(server.take()) == "dSc"
+    server.send(f.complete("COPY 1"), f.ready())
+    assert client.codes() == "CGCZ"
+
+
 def test_client_that_waits_for_an_answer_asks_for_it(relay):
     """Behind DEALLOCATE in the same unit the server would say nothing before a Sync,
     which stands behind what waits."""
