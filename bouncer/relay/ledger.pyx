@@ -205,7 +205,7 @@ cdef class Ledger:
         """Has the client sent what ends a COPY, be it by an error?"""
         cdef uint32_t i
         for i in range(1, self.count):
-            if self.at(i).kind != FE_SYNC:
+            if self.at(i).kind != FE_SYNC and self.at(i).action != FAKE:
                 return True
         return False
 
