@@ -714,15 +714,12 @@ cdef class Client(Stream):
         skipped. First we see to it that a statement is in the way.
         """
         cdef Server server = self.server
-        cdef Pending pending = Pending.__new__(Pending)
-        pending.name = own_name
-        pending.number = next_note()
         put_message(composed, FE_CLOSE, b"S" + TAKEN + b"\0", NULL, 0)
         server.ledger.push(FE_CLOSE, SWALLOW, None)
         put_message(composed, FE_PARSE, TAKEN + b"\0\0\0\0", NULL, 0)
         server.ledger.push(FE_PARSE, SWALLOW, None)
         put_message(composed, FE_PARSE, TAKEN + b"\0", text, text_size)
-        server.ledger.push(FE_PARSE, FORWARD, pending)
+        server.ledger.push(FE_PARSE, FORWARD, named(own_name))
         return 0
 
     cdef bint hangs(self, Server server, int code, NameEntry* entry) except -1:
