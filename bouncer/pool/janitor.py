@@ -245,6 +245,7 @@ class Janitor:
                 client.disconnect("client_login_timeout (server down)")
             elif (
                 notify > 0
+                and not client.departed
                 and client.wait_kind == WAIT_QUERY
                 and not client.notified
                 and waited // SECOND > notify

@@ -20,12 +20,14 @@ from bouncer.relay.server import Server
 from bouncer.relay.tracked import from_dict, index_of
 
 WAIT_QUERY, WAIT_WELCOME, WAIT_AUTH = range(3)  # client.pxd, WaitKind
+WAITING = 2  # client.pxd, ClientState
 LOGIN = 0  # server.pxd, ServerState
 SESSION = 0  # pool.pxd, Mode
 CACHED_ERROR = 99  # bytes of a login error that later clients are told
 SHOWN_REASON = 127  # bytes of a relayed text in a closing reason
 CANNOT_CONNECT_NOW = "57P03"
 NO_SUCH_DATABASE = "3D000"
+MOST_DEPARTED = 10  # clients that have closed and wait on, for each server of a pool
 # What an ErrorResponse of a login says of the server, not of who logs in: classes
 # insufficient resources, operator intervention, system error, internal error.
 OF_THE_SERVER = ("53", "57", "58", "XX")
@@ -66,6 +68,20 @@ class Keeper:
             client.disconnect(cut(reason, SHOWN_REASON))
             return False
         return True
+
+    def departed(self, pool: ServerPool) -> None:
+        """One more waits who has closed: of too many the longest gone is given up.
+
+        All together are bounded, too: each keeps a descriptor.
+        """
+        most = MOST_DEPARTED * self.app.limits.pool_size(pool)
+        door = self.app.door
+        if not 0 < most < len(pool.departed) and door.departed <= door.most_sockets:
+            return
+        for client in pool.departed:
+            if client.state == WAITING:  # else it is being served
+                client.disconnect("client unexpected eof", False)
+                return
 
     def wants_server(self, pool: ServerPool) -> None:
         """Somebody waits: check a used server, open a new one, or leave it."""

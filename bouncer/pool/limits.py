@@ -148,7 +148,8 @@ class Limits:
         """Raise when max_client_conn is exceeded; the console is exempt."""
         if (
             database_name != CONSOLE
-            and self.socket_count > self.app.settings.max_client_conn
+            and self.socket_count - self.app.door.departed
+            > self.app.settings.max_client_conn
         ):
             raise Disconnect("no more connections allowed (max_client_conn)")
 

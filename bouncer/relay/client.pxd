@@ -50,6 +50,7 @@ cdef class Client(Stream):
         bint set_twice          # that has failed at one server already
         bint dropping           # the rest of this message goes nowhere
         str leaving             # it asks for nothing more: why; None: it may
+        readonly bint departed  # it has closed while it waited for a server
         bint told_since         # something was sent to it since then
         int refusing            # a RefusedUnit: what comes of it goes nowhere
         public bint notified    # was told that it is queued (query_wait_notify)
@@ -147,6 +148,9 @@ cdef class Client(Stream):
     cdef int go_on(self) except -1
     # Ending
     cdef bint sent_whole(self) noexcept
+    cdef int mind_end(self) except -1
+    cdef int read_rest(self) except -1
+    cdef int what_is_held(self) noexcept
     cdef int goodbye(self, str why) except -1
     cdef bint is_owed(self) except -1
     cdef int finish(self) except -1

@@ -14,6 +14,7 @@ class Client(Stream):
     first_byte_is_tls: bool
     started: bool
     notified: bool
+    departed: bool
     on_console: bool
     query_start: int
     transaction_start: int

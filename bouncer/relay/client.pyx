@@ -6,6 +6,7 @@ names in prepared-statement messages. A client owns nothing while it is idle.
 """
 
 from cython cimport nonecheck
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
@@ -17,7 +18,7 @@ from bouncer.relay.ledger cimport (
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.server cimport AWAITED, MOST_OWED, PH_APPLY, PH_RELAY, Server
-from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT
+from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, recv
 from bouncer.relay.statements cimport (
     MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending, Prepared,
     PreparedSet, Statement, Unnamed, statement_for, unused_number)
@@ -36,6 +37,7 @@ cdef enum:
     LONGEST_NAME = 1024         # bytes of a statement's or portal's name
     SHORT_TEXT = 1000           # bytes of a query that is looked at whole
     LONGEST_UNNAMED = 65536     # of a Parse that a client keeps to say it again
+    LONGEST_REST = 65536        # bytes held of who is gone, to see how it went
     LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
 
 cdef uint64_t FOREVER = <uint64_t>-1    # a note that is never made
@@ -48,6 +50,11 @@ cdef enum Kind:                 # of a message type, see KINDS
     GOODBYE = 4
     BROKEN = 5                  # its length is impossible
     NOT_ENDING = -1
+
+cdef enum Rest:                 # what a client has left behind when it went
+    HOLDS_WHOLE = 0             # messages, each whole
+    HOLDS_PART = 1              # ... the last of them not
+    HOLDS_GOODBYE = 2           # ... and a Terminate
 
 cdef uint8_t[256] KINDS
 KINDS[<int>FE_QUERY] = KINDS[<int>FE_FUNCTION_CALL] = KINDS[<int>FE_SYNC] = REQUEST
@@ -1058,9 +1065,83 @@ cdef class Client(Stream):
     cdef int peer_eof(self) except -1:
         if self.state == CL_LOGIN or self.state == CL_WAITING and self.talk is not None:
             return self.end(None, False, "08P01")   # a probe, or given up
+        if self.is_queued():
+            return 0                    # see gone_while_queued
         if self.broken:
             return self.peer_reset()    # a write was told of it before
         return self.goodbye("client unexpected eof")
+
+    # Gone while it waits: what it has asked for is run all the same (goodbye, below)
+
+    cdef bint is_queued(self) noexcept:
+        return (self.state == CL_WAITING and self.wait_kind == WAIT_QUERY
+                and self.talk is None and not self.replication)
+
+    cdef int mind_end(self) except -1:
+        """It begins to wait, unread: be told when it goes, also if nothing else is."""
+        if self.watched:
+            if not self.interest & EPOLLIN:
+                self.poller.modify(self, self.interest | EPOLLRDHUP)
+        elif self.slot:
+            self.poller.add(self, self.interest & ~<uint32_t>EPOLLIN | EPOLLRDHUP)
+        return 0
+
+    cdef int gone_while_queued(self, bint both_ways) except -1:
+        cdef int rest
+        self.read_rest()
+        if self.closed:
+            return 0
+        rest = self.what_is_held()
+        if rest == HOLDS_PART or both_ways and rest != HOLDS_GOODBYE:
+            # Nobody waits for what it has not asked for, nor after a crash.
+            return self.end("client unexpected eof", False, "08P01")
+        if both_ways:
+            self.poller.remove(self)
+        else:
+            self.poller.modify(
+                self, self.interest & ~<uint32_t>(EPOLLIN | EPOLLRDHUP))
+        if not self.departed:
+            self.departed = True
+            self.door.departed += 1
+            self.pool.departed[self] = None
+            self.pool.keeper.departed(self.pool)
+        return 0
+
+    cdef int read_rest(self) except -1:
+        """Hold what it has sent to its end, were it not for too much."""
+        cdef ssize_t count = 1
+        self.want_read = True       # of TLS, too
+        try:
+            while (count > 0 and not self.closed
+                    and buf_size(&self.held) < LONGEST_REST):
+                count = recv(self.fd, self.poller.rbuf, self.poller.read_size,
+                             MSG_DONTWAIT)
+                if count < 0 and errno != EAGAIN and errno != EINTR:
+                    return self.peer_reset()
+                if count > 0 and self.tls_object is not None:
+                    self.tls_receive(self.poller.rbuf, count)
+                elif count > 0:
+                    self.feed(self.poller.rbuf, count)
+        finally:
+            self.want_read = False
+        return 0
+
+    cdef int what_is_held(self) noexcept:
+        """Look at the frames of the messages that wait."""
+        cdef const char* p = self.held.data + self.held.start
+        cdef Py_ssize_t left = buf_size(&self.held)
+        cdef int64_t size
+        if left >= LONGEST_REST:
+            return HOLDS_WHOLE      # as far as we look
+        while left >= HEADER:
+            if p[0] == FE_TERMINATE:
+                return HOLDS_GOODBYE
+            size = <int64_t>be32(p + 1) + 1
+            if size < HEADER or size > left:
+                return HOLDS_PART
+            p += size
+            left -= size
+        return HOLDS_PART if left else HOLDS_WHOLE
 
     cdef int peer_reset(self) except -1:
         if self.leaving is not None and self.told_since:
@@ -1148,6 +1229,10 @@ cdef class Client(Stream):
                 "client disconnect before everything was sent to the server",
                 True, False, "08P01")
             self.ends_with = None
+        if self.departed:
+            self.departed = False
+            self.door.departed -= 1
+            del self.pool.departed[self]
         if self.pool is not None and self.home is not None:
             self.home.drop(self)
         if notify and reason is not None:

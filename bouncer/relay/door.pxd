@@ -47,6 +47,7 @@ cdef class Door:
     cdef:
         object app              # contracts: begins talks, makes keys
         public Py_ssize_t sockets       # every client's, logins and cancels included
+        public Py_ssize_t departed      # ... of them, who has gone and is still served
         public Py_ssize_t most_sockets  # max_client_conn
         public bint is_closing  # a shutdown: the app hears of every end
         readonly dict logging_in    # clients whose login takes time, in order

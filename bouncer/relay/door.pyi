@@ -13,6 +13,7 @@ class Known:
 
 class Door:
     sockets: int
+    departed: int
     most_sockets: int
     is_closing: bool
     epoch: int

@@ -142,7 +142,7 @@ cdef class Door:
             if found == NULL:
                 return 0
         known = <Known>found
-        if (self.sockets > self.most_sockets
+        if (self.sockets - self.departed > self.most_sockets
                 or known.is_let_in and known.pool.welcome is None
                 or is_full(known.database, known.database_limit)
                 or is_full(known.account, known.account_limit)):

@@ -43,6 +43,7 @@ cdef class Pool:
         # Clients by state, first = longest there
         readonly StreamList clients
         readonly StreamList waiting
+        readonly dict departed  # waiting clients that have closed, as keys: first gone
         readonly StreamList cancel_waiting
         readonly StreamList cancel_active
         # Copied from the settings whenever they change

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bouncer.relay.client import Client
 from bouncer.relay.poller import Poller
 from bouncer.relay.stream import StreamList
 
@@ -24,6 +25,7 @@ class Pool:
     clients: StreamList
     waiting: StreamList
     cancel_waiting: StreamList
+    departed: dict[Client, None]
     cancel_active: StreamList
     mode: int
     max_prepared: int

@@ -63,6 +63,7 @@ cdef class Pool:
         self.active_cancel = StreamList()
         self.clients = StreamList()
         self.waiting = StreamList()
+        self.departed = {}
         self.cancel_waiting = StreamList()
         self.cancel_active = StreamList()
         self.mode = SESSION
@@ -114,7 +115,7 @@ cdef class Pool:
         move_client(client, CL_WAITING)
         self.waiting.push_tail(client)
         client.pause_reading()
-        return 0
+        return client.mind_end()
 
     cdef int wait_again(self, Client client) except -1:
         """Its server is none after all: *client* is the first to get another one."""
@@ -124,6 +125,7 @@ cdef class Pool:
         move_client(client, CL_WAITING)
         self.waiting.push_head(client)
         client.pause_reading()
+        client.mind_end()
         self.queue_only = False
         self.poller.put_off(lambda: self.keeper.wants_server(self))
         return 0

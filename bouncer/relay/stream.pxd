@@ -75,6 +75,8 @@ cdef class Stream:
     cdef int drained(self) except -1
     cdef int peer_eof(self) except -1
     cdef int peer_reset(self) except -1
+    cdef bint is_queued(self) noexcept
+    cdef int gone_while_queued(self, bint both_ways) except -1
     # Reading
     cdef Py_ssize_t talk_take(self, const char* p, Py_ssize_t count) except -1
     cdef int bad_header(self, const char* p, Py_ssize_t count) except -1

@@ -109,6 +109,8 @@ cdef class Stream:
                 self.on_readable()
             elif events & EPOLLERR:
                 self.peer_reset()
+            elif events & (EPOLLHUP | EPOLLRDHUP) and self.is_queued():
+                self.gone_while_queued((events & EPOLLHUP) != 0)
             elif events & EPOLLHUP:
                 # Cannot be masked, and what the peer sent last is still to be
                 # read when we may: stop watching altogether until then.
@@ -118,7 +120,7 @@ cdef class Stream:
             elif events & EPOLLRDHUP and self.talk_paused and not self.talk_reads():
                 # Whom it waits for has no one to tell any more.
                 self.peer_eof()
-            elif self.talk_paused and not self.talk_reads():
+            elif self.talk_paused and not self.talk_reads() or self.is_queued():
                 self.poller.modify(
                     self, self.interest & ~<uint32_t>EPOLLIN | EPOLLRDHUP)
             else:
@@ -180,6 +182,14 @@ cdef class Stream:
 
     cdef int peer_reset(self) except -1:
         return self.peer_eof()
+
+    cdef bint is_queued(self) noexcept:
+        """Does it wait, unread, so that its end is all that there is to hear of it?"""
+        return False
+
+    cdef int gone_while_queued(self, bint both_ways) except -1:
+        """It has closed its half of the connection, or has gone (*both_ways*)."""
+        return 0
 
     # Reading
 

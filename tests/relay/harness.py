@@ -160,6 +160,9 @@ class Keeper:
             if self.relay.opens_at_once:
                 self.relay.open_wanted()
 
+    def departed(self, pool: Pool) -> None:
+        """As many as there are may wait on here."""
+
     def lifetime_over(self, pool: Pool, server: Server) -> bool:
         return True
 

@@ -199,7 +199,7 @@ NOT_CARRIED = {
             PLACE),
         **dict.fromkeys(
             ("held_back", "set_twice", "dropping", "refusing", "leaving", "told_since",
-             "remain", "wait_kind", "wait_start",
+             "departed", "remain", "wait_kind", "wait_start",
              "wait_note", "notified", "ends_with"), STILL),
         **dict.fromkeys(
             ("first_byte_is_tls", "started", "refused_tls", "introduced",
