@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,25 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     if stale := stale_extensions():
         lines.append(f"NOT BUILT since their last change: {', '.join(stale)}")
     return lines
+
+
+LONG_RUN = 120  # seconds
+DEAREST = 20  # files that the summary of a long run names
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say after a long run which files take the time, so that it can be kept short."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    if seconds.total() < LONG_RUN:
+        return
+    terminalreporter.section("seconds by file")
+    for name, spent in seconds.most_common(DEAREST):
+        terminalreporter.write_line(f"{spent:7.0f}  {name}")
+    terminalreporter.write_line(f"{seconds.total():7.0f}  all {len(seconds)} files")
 
 
 def pooler_command(config: pytest.Config) -> list[str]:
