@@ -26,6 +26,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "1c named statement that is taken or unknown": (
         DIFFERENTIAL,
         "relay/test_names.py: test_names_are_as_with_postgresql",
+        "relay/test_deallocate.py: test_deallocate_of_a_name_is_as_with_postgresql",
     ),
     "1d the stray answer": (
         DIFFERENTIAL,

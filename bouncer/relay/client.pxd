@@ -107,6 +107,8 @@ cdef class Client(Stream):
     cdef int end_turn(self) except -1
     cdef Py_ssize_t statement_message(self, const char* p, Py_ssize_t count, int code,
                                       uint32_t length, Buf* composed) except -2
+    cdef Py_ssize_t deallocate(self, const char* p, Py_ssize_t count,
+                               uint32_t length, Buf* composed) except -2
     cdef int misused(self, str reason) except -2
     cdef int nameless(self, int code, Py_ssize_t left, bint whole) except -2
     cdef int broken_message(self, int code) except -2

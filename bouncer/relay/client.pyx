@@ -12,21 +12,22 @@ from libc.string cimport memchr, memcpy
 
 from bouncer import log
 from bouncer.relay.door cimport Known
-from bouncer.relay.intent cimport holds_forgetting, may_reset
+from bouncer.relay.intent cimport (
+    LONGEST_DEALLOCATE, LONGEST_SQL_NAME, deallocated, holds_forgetting, may_reset)
 from bouncer.relay.ledger cimport (
-    COPY_FAILED, FORWARD, REFUSED, SWALLOW, Ledger, next_note)
+    COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, next_note)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.server cimport AWAITED, MOST_OWED, PH_APPLY, PH_RELAY, Server
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, recv
 from bouncer.relay.statements cimport (
-    MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending, Prepared,
-    PreparedSet, Statement, Unnamed, statement_for, unused_number)
+    DEALLOCATED, MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending,
+    Prepared, PreparedSet, Statement, Unnamed, statement_for, unused_number)
 from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
     FE_EXECUTE, FE_FLUSH, FE_FUNCTION_CALL, FE_PARSE, FE_PASSWORD, FE_QUERY,
-    FE_SYNC, FE_TERMINATE, STATUS_FAILED)
+    FE_SYNC, FE_TERMINATE, STATUS_FAILED, STATUS_IDLE)
 from bouncer.wire.framer cimport (
     HEADER, Buf, be32, buf_append, buf_free, buf_put, buf_room, buf_size, put32)
 from bouncer.wire.messages import error_response
@@ -359,6 +360,22 @@ cdef class Client(Stream):
                     elif (what == CUT and count - pos <= <Py_ssize_t>length
                             and count - pos <= HEADER + LONGEST_NAME):
                         break               # but a name without end is not kept
+                elif (code == FE_QUERY and self.names is not None
+                        and length <= LONGEST_DEALLOCATE and not refuse_simple_query
+                        and (count - pos == HEADER or p[pos + HEADER] <= 0x20
+                             or (p[pos + HEADER] | 0x20) == 0x64)):
+                    if composed == NULL:
+                        composed = scratch(&poller.scratch, &own)
+                    if pos > start:
+                        buf_append(composed, p + start, pos - start)
+                        start = pos
+                    done = self.deallocate(p + pos, count - pos, length, composed)
+                    if done < 0:
+                        break
+                    if done > 0:
+                        pos += done
+                        start = pos
+                        continue
                 if server is None:
                     if buf_size(&self.out) > 0 and self.is_slow():
                         break
@@ -1033,6 +1050,58 @@ cdef class Client(Stream):
             if statement is not None:
                 self.last_close = pending.number
             server.owe_fake(FE_CLOSE, pending)
+        return total
+
+    cdef Py_ssize_t deallocate(self, const char* p, Py_ssize_t count,
+                               uint32_t length, Buf* composed) except -2:
+        """A Query that may be DEALLOCATE of a name that the client has prepared.
+
+        Nothing is to be done at the server: it has the statement under another name, or
+        has it not, and others share it. Where it is in the midst of something it gets
+        an empty Query instead, which ends what this would have ended. Gives how many
+        bytes were used; 0 when it is no such Query, -1 when it is cut, or waits.
+        """
+        cdef Server server = self.server
+        cdef char name[LONGEST_SQL_NAME + 1]
+        cdef Py_ssize_t total = <Py_ssize_t>length + 1
+        cdef Py_ssize_t size
+        cdef bint alone = server is None
+        if count < total:
+            return -1
+        if total <= HEADER or p[total - 1]:
+            return 0
+        size = deallocated(p + HEADER, total - HEADER - 1, name)
+        if size == 0 or self.names.entry_of(name, size) == NULL:
+            return 0
+        if server is None:
+            if buf_size(&self.out) > 0 and self.is_slow():
+                return -1
+        else:
+            if (server.ledger.unsure or self.pool.mode == SESSION
+                    or server.ledger.is_copy_in()
+                    and not server.ledger.copy_end_asked()):
+                return 0
+            if not server.can_answer_now():
+                self.await_answers(server, composed)
+                return -1
+            if server.status == STATUS_FAILED:
+                return 0                # refused, whatever the name is
+            alone = server.status == STATUS_IDLE and not server.ledger.unsynced
+        self.names.take_out(name, size)
+        self.pool.client_bytes += total
+        if not alone:
+            if self.query_start == 0:
+                self.begin_request()
+            buf_append(composed, b"Q\0\0\0\5\0", 6)
+            self.change_unnamed(server, p, total)
+            server.ledger.at(server.ledger.count - 1).action = EMPTIED
+            return total
+        self.unnamed = self.unnamed_doubt = 0       # as by any Query
+        buf_free(&self.unnamed_parse)
+        self.pool.queries += 1
+        if self.transaction_start == 0:
+            self.pool.transactions += 1
+        self.write(DEALLOCATED + b"Z\0\0\0\5I")
         return total
 
     # Ending

@@ -6,7 +6,7 @@ looks as if costs a wait or a Parse that was not needed; nothing is ever parsed 
 and nobody pays more than a search for two letters with each query.
 """
 
-from libc.string cimport memchr
+from libc.string cimport memchr, strcmp, strlen
 from posix.strings cimport strncasecmp
 
 
@@ -29,6 +29,86 @@ cdef bint has_before(const char* p, Py_ssize_t count, int letter) noexcept:
 cdef bint holds_forgetting(const char* p, Py_ssize_t count) noexcept:
     """Does DEALLOCATE or DISCARD stand anywhere in this text?"""
     return has_before(p, count, 0x63) or has_before(p, count, 0x43)
+
+
+cdef inline bint is_blank(int c) noexcept:
+    return c == 0x20 or 0x09 <= c <= 0x0D
+
+
+cdef Py_ssize_t word_at(const char* p, Py_ssize_t count, char* word) noexcept:
+    """Copy the identifier at *p* to *word*, in small letters unless it is quoted.
+
+    Gives the bytes that it takes in the text, 0 where none stands or it is too long for
+    its 64 bytes, which it ends with a NUL.
+    """
+    cdef Py_ssize_t i = 0, size = 0
+    cdef bint quoted = count > 0 and p[0] == 0x22
+    cdef int c
+    if quoted:
+        i = 1
+    while i < count:
+        c = <unsigned char>p[i]
+        if quoted and c == 0x22:
+            if i + 1 == count or p[i + 1] != 0x22:
+                word[size] = 0
+                return i + 1 if size else 0
+            i += 1
+        elif not quoted:
+            if 0x41 <= c <= 0x5A:
+                c |= 0x20
+            elif not (0x61 <= c <= 0x7A or c == 0x5F
+                      or size and (0x30 <= c <= 0x39 or c == 0x24)):
+                break
+        if size == LONGEST_SQL_NAME:
+            return 0
+        word[size] = c
+        size += 1
+        i += 1
+    word[size] = 0
+    return 0 if quoted else i
+
+
+cdef Py_ssize_t deallocated(const char* p, Py_ssize_t count, char* name) noexcept:
+    """Is this text DEALLOCATE of one name, and nothing else? Its size, else 0.
+
+    *name* has room for 64 bytes. A name in letters that are not of ASCII, unquoted, or
+    in comments is not looked for: no driver makes such.
+    """
+    cdef Py_ssize_t size
+    cdef bint quoted
+    while count and is_blank(p[0]):
+        p += 1
+        count -= 1
+    if count < 12 or count > LONGEST_DEALLOCATE or (p[0] | 0x20) != 0x64 \
+            or strncasecmp(p, b"deallocate", 10) != 0 or not (
+                is_blank(p[10]) or p[10] == 0x22):
+        return 0
+    p += 10
+    count -= 10
+    for _ in range(2):
+        while count and is_blank(p[0]):
+            p += 1
+            count -= 1
+        quoted = count > 0 and p[0] == 0x22
+        size = word_at(p, count, name)
+        if size == 0:
+            return 0
+        p += size
+        count -= size
+        while count and is_blank(p[0]):
+            p += 1
+            count -= 1
+        if quoted or count == 0 or p[0] == 0x3B or strcmp(name, b"prepare") != 0:
+            break
+    if not quoted and strcmp(name, b"all") == 0:
+        return 0
+    if count and p[0] == 0x3B:
+        p += 1
+        count -= 1
+    while count and is_blank(p[0]):
+        p += 1
+        count -= 1
+    return 0 if count else <Py_ssize_t>strlen(name)
 
 
 cdef bint has_word(const char* p, Py_ssize_t count, const char* word,
@@ -69,6 +149,13 @@ cdef bint may_reset(const char* p, Py_ssize_t count) noexcept:
 def speaks_of_resetting(bytes text not None):
     """The above, for tests."""
     return may_reset(text, len(text))
+
+
+def speaks_of_deallocating(bytes text not None):
+    """The name in a DEALLOCATE of one, or None; for tests."""
+    cdef char name[LONGEST_SQL_NAME + 1]
+    cdef Py_ssize_t size = deallocated(text, len(text), name)
+    return name[:size] if size else None
 
 
 def speaks_of_forgetting(bytes text not None):

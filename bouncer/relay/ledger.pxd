@@ -18,6 +18,7 @@ cdef enum Action:
     SWALLOW = 1                 # we asked: the answer is ours
     FAKE = 2                    # the server was not asked: we answer in order
     REFUSED = 3                 # the server will refuse it, and we tell why
+    EMPTIED = 4                 # a Query that has become an empty one: a DEALLOCATE
 
 cdef enum Heard:                # what a message of the server is
     PASSES = 0                  # the client's; it settles nothing

@@ -14,14 +14,14 @@ from libc.string cimport memcmp, memcpy
 from bouncer import log
 from bouncer.relay.client cimport CL_WAITING, Client
 from bouncer.relay.ledger cimport (
-    COPY_FAILED, COPY_NONE, FAKE, FORWARD, LATE, NO_ERROR, OURS, PASSES, PROBED,
-    REFUSED, STRANGE, SWALLOW, Ledger, Owed, is_goal, notes_made)
+    COPY_FAILED, COPY_NONE, EMPTIED, FAKE, FORWARD, LATE, NO_ERROR, OURS, PASSES,
+    PROBED, REFUSED, STRANGE, SWALLOW, Ledger, Owed, is_goal, notes_made)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
 from bouncer.relay.statements cimport (
-    TOO_MANY, NameTable, Pending, Prepared, PreparedSet, Unnamed)
+    DEALLOCATED, TOO_MANY, NameTable, Pending, Prepared, PreparedSet, Unnamed)
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.talk import READ_BYTE
 from bouncer.relay.tracked cimport (
@@ -29,7 +29,7 @@ from bouncer.relay.tracked cimport (
     set_batch, tracked_index)
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
-    BE_ERROR, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE,
+    BE_EMPTY_QUERY, BE_ERROR, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE,
     FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 
@@ -271,6 +271,9 @@ cdef class Server(Stream):
                     self.note_error(p[pos + HEADER:pos + total])
                 else:
                     self.note_tag(p + pos + HEADER, total - HEADER)
+            elif (code == BE_EMPTY_QUERY and ledger.count
+                    and ledger.at(0).action == EMPTIED):
+                self.reworded = DEALLOCATED
             forwarded += total
             self.skipping = False
             self.remain = total

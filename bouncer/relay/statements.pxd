@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
 cdef bytes TOO_MANY             # the error of a client that has MOST_NAMES
+cdef bytes DEALLOCATED          # CommandComplete of a DEALLOCATE
 cdef bytes NOWHERE              # the name of a statement that no server ever has
 cdef bytes TAKEN                # ... of one that is made to be in the way
 

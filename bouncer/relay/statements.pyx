@@ -24,6 +24,7 @@ from bouncer.relay.intent cimport holds_forgetting, may_reset
 from bouncer.wire.messages import error_response
 
 TOO_MANY = error_response("too many prepared statements", "54000", "ERROR")
+DEALLOCATED = b"C\0\0\0\x0FDEALLOCATE\0"
 # Nobody can guess these, so nobody has prepared one of them by SQL.
 cdef bytes secret = os.urandom(8).hex().encode()
 NOWHERE = b"PGBOUNCER_none_" + secret

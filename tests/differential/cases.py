@@ -311,6 +311,25 @@ PIPELINES = {
     "2d DISCARD ALL refused": (
         'P("k","select 5") S | Q("begin") Q("discard all") Q("rollback") B("","k") E S'
     ),
+    "1c DEALLOCATE of a name": (
+        'P("s","select 4") S | Q("deallocate s") | P("s","select 5") S | B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name, in one send": (
+        'P("s","select 4") S Q("select 1") Q("deallocate prepare s;") D("S","s") S'
+    ),
+    "1c DEALLOCATE of a name in a transaction": (
+        'P("s","select 4") S | Q("begin") | Q("DEALLOCATE s") | B("","s") E S | Q("commit")'
+    ),
+    "1c DEALLOCATE of a name in a failed transaction": (
+        'P("s","select 4") S | Q("begin") Q("selec") | Q("deallocate s") | Q("rollback")'
+        ' | B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name in a unit": (
+        'P("s","select 4") Q("deallocate s") P("","select 5") B Q("select 6") S'
+    ),
+    "1c DEALLOCATE of a name behind a COPY": (
+        'P("s","select 4") Q("copy t1 (a) from stdin") c Q("deallocate s")'
+    ),
     "2d DEALLOCATE in a skipped message": (
         'P("k","select 5") S | P("","selec") P("","deallocate all") B E S B("","k") E S'
     ),

@@ -136,6 +136,7 @@ class Writer:
             (self.reset, 2),
             (self.forget, 2),
             (self.call, 2),
+            (self.deallocate, 2),
         ]
         if self.mode == "session":
             kinds.append((self.of_a_session, 4))
@@ -202,6 +203,16 @@ class Writer:
             self.names.clear()
         if not self.may("forgetting ahead"):
             self.wait()
+
+    def deallocate(self) -> None:
+        """By SQL, what was prepared by the protocol: drivers without Close do so."""
+        if not self.names or (self.in_trouble and not self.may("behind failures")):
+            return
+        name = self.dice.choice(sorted(self.names))
+        self.put("Q", f"deallocate {name}")
+        self.unnamed = None
+        if not self.in_trouble:
+            del self.names[name]
 
     def of_a_session(self) -> None:
         self.simple(self.pick(texts.OF_A_SESSION))

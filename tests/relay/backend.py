@@ -280,7 +280,11 @@ class Backend:
 
     def check(self, words: list[str]) -> None:
         if self.status == "E" and words[:1] not in (["commit"], ["rollback"]):
-            raise Failed("25P02", "current transaction is aborted")
+            raise Failed(
+                "25P02",
+                "current transaction is aborted, "
+                "commands ignored until end of transaction block",
+            )
 
     def columns(self, words: list[str]) -> tuple[str, ...]:
         if not words:
@@ -341,6 +345,10 @@ class Backend:
                 self.portals.clear()
                 self.values = dict(self.defaults)
             self.say(f.complete(" ".join(words).upper()))
+        elif verb == "deallocate":  # deallocate name
+            self.statement(words[1])
+            del self.statements[words[1]]
+            self.say(f.complete("DEALLOCATE"))
         elif verb == "SET":  # from the relay: SET a='b'
             name, _, value = " ".join(words[1:]).partition("=")
             self.values[name] = value.strip("'")
