@@ -109,11 +109,14 @@ bench-count: build $(VENV)/testable
 soak: build $(VENV)/testable
 	$(PYTEST) $(POOLER_OPTION) -m slow --timeout=3600
 
-# Hostile clients and servers, and what others feel of them; with the real PgBouncer.
+# Other people's suites, drivers and tools through us; hostile clients and servers, and
+# what others feel of them, with the real PgBouncer.
 outside: build $(VENV)/testable
+	$(BIN)/python -m tests.outside
 	$(BIN)/python -m tests.hostile
 
 outside-short: build $(VENV)/testable
+	$(BIN)/python -m tests.outside --short
 	$(BIN)/python -m tests.hostile --short
 
 # Relay tests, corpora and hostile live tests with AddressSanitizer and UBSan, on a copy.
