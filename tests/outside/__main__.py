@@ -1,6 +1,6 @@
 """Play other people's suites, drivers and tools directly and through us.
 
-    python -m tests.outside [--short] [--ours PROGRAM] [PART ...]
+    python -m tests.outside [--short] [--keep] [--ours PROGRAM] [PART ...]
 
 Says at the end how many tests passed directly and through us, and what differed. The
 exit status is 1 when something failed that nobody expected, or when an expected failure
@@ -58,6 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="minutes, for CI")
     parser.add_argument("--ours", metavar="PROGRAM", help="instead of ours")
+    parser.add_argument("--keep", action="store_true", help="leave what was printed")
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
@@ -66,8 +67,11 @@ def main() -> int:
         name for name, part in PARTS.items() if part.in_short or not given.short
     ]
     with Ground(our_command(given.ours)) as ground:
+        ground.keep = given.keep
         place = Place(ground, given.short)
         outcomes = [one for name in chosen for one in played(name, place)]
+        if given.keep:
+            print(f"left in {ground.root}", file=sys.stderr)
     print(f"{'suite':36} {'direct':>6} {'ours':>6} {'of':>6} {'expected':>8}", end="")
     print(f" {'wrong':>6} {'s':>6}")
     print("\n".join([row(one) for one in outcomes]))
