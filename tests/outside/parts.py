@@ -2,9 +2,13 @@
 
 from tests.outside.driver_parts import DRIVERS
 from tests.outside.frame import Part
+from tests.outside.isolation import isolation
+from tests.outside.pipeline import libpq_pipeline
 from tests.outside.regress import regress_15, regress_18
 
 SUITES: dict[str, Part] = {
+    "libpq-pipeline": Part(libpq_pipeline),
+    "isolation": Part(isolation),
     "regress-15": Part(regress_15),
     "regress-18": Part(regress_18, in_short=False),
 }

@@ -213,7 +213,7 @@ def release(place: Place, major: int) -> Release:
             dev / f"include/postgresql/{major}/server",
             dev / "include/postgresql",
         )
-        libraries = (dev / f"lib/postgresql/{major}/lib", *dev.glob("lib/*-linux-gnu"))
+        libraries = (dev / f"lib/postgresql/{major}/lib",)
         suites = bindir.parent / "lib/pgxs/src/test"
     else:
         found = readable_bindir(place.ground.identity, directory)
@@ -225,3 +225,13 @@ def release(place: Place, major: int) -> Release:
         suites = tree / "lib/postgresql/pgxs/src/test"
     place.ground.identity.own(source)
     return Release(major, bindir, suites, source, headers, libraries)
+
+
+def true_pid(place: Place) -> Path:
+    """A library to preload: see true_pid.c."""
+    directory = place.ground.directory()
+    target = directory / "true_pid.so"
+    source = Path(__file__).with_name("true_pid.c")
+    run("gcc", "-O1", "-Wall", "-fPIC", "-shared", source, "-o", target, "-ldl")
+    place.ground.identity.own(directory)
+    return target
