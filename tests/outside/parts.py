@@ -5,8 +5,10 @@ from tests.outside.frame import Part
 from tests.outside.isolation import isolation
 from tests.outside.pipeline import libpq_pipeline
 from tests.outside.regress import regress_15, regress_18
+from tests.outside.tools import tools
 
 SUITES: dict[str, Part] = {
+    "tools": Part(tools),
     "libpq-pipeline": Part(libpq_pipeline),
     "isolation": Part(isolation),
     "regress-15": Part(regress_15),

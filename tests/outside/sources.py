@@ -176,7 +176,7 @@ class Release:
 
     major: int
     bindir: Path  # psql, pg_dump, ...
-    suites: Path  # pg_regress, isolation/...: `src/test` as it was built
+    suites: Path  # `src/test` as Debian has built it: pg_regress, isolation/...
     source: Path  # src/test/..., contrib/spi
     headers: tuple[Path, ...]
     libraries: tuple[Path, ...]
@@ -202,29 +202,26 @@ def release(place: Place, major: int) -> Release:
     directory = place.ground.directory()
     source = directory / "source"
     shutil.copytree(unpacked_source(place, major), source)
+    place.ground.identity.own(source)
+    installed = installed_bindir()
+    if installed is None or not installed.match(f"*/{INSTALLED}/bin"):
+        raise Unusable(f"needs PostgreSQL {INSTALLED}: apt-get install postgresql")
+    # pg_regress of 15 plays the files of 18, too: the embedded one's own crashes.
+    suites = installed.parent / "lib/pgxs/src/test"
     if major == INSTALLED:
-        bindir = installed_bindir()
-        if bindir is None or not bindir.match(f"*/{major}/bin"):
-            raise Unusable(
-                f"needs PostgreSQL {major}: apt-get install postgresql-{major}"
-            )
         dev = unpacked_headers(place) / "usr"
         headers = (
             dev / f"include/postgresql/{major}/server",
             dev / "include/postgresql",
         )
         libraries = (dev / f"lib/postgresql/{major}/lib",)
-        suites = bindir.parent / "lib/pgxs/src/test"
-    else:
-        found = readable_bindir(place.ground.identity, directory)
-        if found is None:
-            raise Unusable("needs the embedded PostgreSQL: pip install '.[demo]'")
-        bindir, tree = found, found.parent
-        headers = (tree / "include/postgresql/server", tree / "include")
-        libraries = (tree / "lib",)
-        suites = tree / "lib/postgresql/pgxs/src/test"
-    place.ground.identity.own(source)
-    return Release(major, bindir, suites, source, headers, libraries)
+        return Release(major, installed, suites, source, headers, libraries)
+    bindir = readable_bindir(place.ground.identity, directory)
+    if bindir is None:
+        raise Unusable("needs the embedded PostgreSQL: pip install '.[demo]'")
+    include = bindir.parent / "include"
+    headers = (include / "postgresql/server", include)
+    return Release(major, bindir, suites, source, headers, (bindir.parent / "lib",))
 
 
 def true_pid(place: Place) -> Path:
