@@ -228,7 +228,8 @@ def pg_isready(way: Way) -> bytes:
 
 @step
 def pg_amcheck(way: Way) -> bytes:
-    return way.run("pg_amcheck", *way.where(), "--install-missing", "-j", "2")
+    options = ("--install-missing", "-j", "2", "-d", way.database)
+    return way.run("pg_amcheck", *direct_words(way), *options)
 
 
 @step
@@ -259,6 +260,10 @@ def pg_receivewal(way: Way) -> bytes:
     server = way.place.ground.postgresql
     server.query("select pg_switch_wal()")
     end = server.query("select pg_current_wal_lsn()")[0][0]
+    # It stops at what comes behind the end.
+    server.query("create table behind as select 1")
+    server.query("drop table behind")
+    server.query("select pg_switch_wal()")
     to = way.directory / "wal"
     to.mkdir()
     way.place.ground.identity.own(to)
@@ -269,7 +274,9 @@ def pg_receivewal(way: Way) -> bytes:
         path.read_bytes() == (server.directory / "data/pg_wal" / path.name).read_bytes()
         for path in whole
     ]
-    told += b"received: %s\n" % (b"as the server's" if all(same) else b"other bytes")
+    told += b"received: %s\n" % (
+        b"as the server's" if same and all(same) else b"other bytes"
+    )
     return told + way.run("pg_receivewal", *words, *slot, "--drop-slot")
 
 

@@ -15,7 +15,8 @@ create table shop.purchase (
     made timestamptz default '2024-01-01 00:00:00+00'
 );
 create index purchase_state on shop.purchase (state) where state <> 'sent';
-create index purchase_total on shop.purchase (total, (lower(state::text)));
+create index purchase_total on shop.purchase (total, (total * 2));
+create index customer_name on shop.customer using hash (lower(name));
 cluster shop.purchase using purchase_pkey;
 create view shop.open as
     select c.name, sum(p.total) as total
