@@ -216,13 +216,11 @@ def test_psql_runs_a_script_in_one_transaction(psql, lab, console):
 # pgcli
 
 
-def test_pgcli_shows_rows_and_completes(console):
+def test_pgcli_shows_rows_and_completes(console, skip_or_fail):
     """Its completion asks a catalog whose answer it does not expect to fail."""
-    program = shutil.which("pgcli") or os.environ.get("PGCLI", "")
-    if not program:
-        pytest.skip("needs pgcli: apt-get install pgcli")
+    skip_or_fail("pgcli", "apt-get install pgcli")
     told = subprocess.run(
-        [program, "-h", "127.0.0.1", "-p", str(console.port)]
+        ["pgcli", "-h", "127.0.0.1", "-p", str(console.port)]
         + ["-U", "admin", "pgbouncer", "--less-chatty"],
         input="SHOW VERSION;\nSHOW HELP;\nPAUSE p0;\nRESUME p0;\nSELECT 1;\n\\q\n",
         env={

@@ -33,7 +33,11 @@ MAY_FAIL = {
     "guc": USED + "LOAD of a library that is loaded already warns of nothing",
     "temp": USED + "its temporary schema is there already",
     "stats": USED + "it counts sessions of PostgreSQL",
+    "uuid": SOMETIMES + "prints random numbers when it differs from what is expected",
 }
+# Release: what ends the embedded server with signal 11, also directly, for it is older
+# than the source: 18.4.
+CRASHES = {18: "sqljson|hash_part"}
 
 # A pooler for other people's programs: users and databases as PostgreSQL knows them.
 ANYBODY: Mapping[str, object] = {
@@ -187,6 +191,15 @@ def prepared(place: Place, one: Release) -> list[str]:
     ]
 
 
+def schedule(one: Release) -> Path:
+    """The parallel schedule, without what crashes the server."""
+    path = one.source / "src/test/regress/parallel_schedule"
+    text = path.read_text()
+    if crash := CRASHES.get(one.major):
+        path.write_text(re.sub(rf"(?m)(?<=[ \t])({crash})(?=\s)", "", text))
+    return path
+
+
 def both_ways(
     place: Place,
     one: Release,
@@ -216,7 +229,7 @@ def regress(place: Place, major: int) -> Iterator[Outcome]:
     one = release(place, major)
     options, files = prepared(place, one), SHORT if place.short else []
     if not files:
-        options.append(f"--schedule={one.source}/src/test/regress/parallel_schedule")
+        options.append(f"--schedule={schedule(one)}")
     runs = both_ways(place, one, "regress/pg_regress", files, options)
     yield from outcomes(
         f"pg_regress {major}, session", *runs, MAY_FAIL, not place.short
