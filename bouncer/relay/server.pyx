@@ -29,8 +29,9 @@ from bouncer.relay.tracked cimport (
     set_batch, tracked_index)
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
-    BE_EMPTY_QUERY, BE_ERROR, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_CLOSE,
-    FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
+    BE_EMPTY_QUERY, BE_ERROR, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_BIND,
+    FE_CLOSE, FE_DESCRIBE, FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC,
+    STATUS_FAILED, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 
 cdef enum:
@@ -45,6 +46,9 @@ STATE_NAMES = ("new", "idle", "active", "used", "tested", "being_canceled",
 
 # A statement's name in an error; what stands around it is the language's of the server.
 search_name = re.compile(rb"PGBOUNCER_(\d{1,19}\b|(?:none|taken)_[0-9a-f]{16})").search
+# What an error says that comes of a statement which no longer fits the tables and types
+# that it was parsed with. Not of a missing right (42501) or a portal's name (42P03).
+search_stale = re.compile(rb"\0C(?:42(?!501|P03)|XX)").search
 cdef bint log_disconnections = True
 
 
@@ -880,7 +884,9 @@ cdef class Server(Stream):
 
         One that contradicts what we know must not come for ever. 26000: a statement is
         gone, by SQL; 42P05: there is one that we do not know; RevalidateCachedQuery:
-        its result has other columns since a table changed. From now on a Close goes
+        its result has other columns since a table changed; class 42 or XX at a Bind or
+        Describe: what it was parsed with has changed or gone, say the type of a
+        parameter, and a Parse by somebody new would not fail. From now on a Close goes
         before each Parse, and each is parsed again.
         """
         cdef int kind
@@ -900,6 +906,8 @@ cdef class Server(Stream):
             known = self.prepared.has_number(int(found[1]))
         if self.prepared is not None and (
                 b"\0RRevalidateCachedQuery\0" in body
+                or ((kind == FE_BIND or kind == FE_DESCRIBE)
+                    and search_stale(body) is not None)
                 or (b"\0C26000\0" in body and known)
                 or (b"\0C42P05\0" in body
                     and (found is None or found[1].isdigit()))):
