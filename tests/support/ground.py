@@ -123,7 +123,7 @@ class Ground(Lab):  # type: ignore[misc]
     @functools.cached_property
     def bindir(self) -> Path:
         """The programs of the PostgreSQL that the tests use."""
-        given = Path(self._pgbin) if self._pgbin else None
+        given = Path(self._pgbin[0]) if self._pgbin else None
         found = given or installed_bindir() or self.embedded
         if found is None:
             raise Unusable(
@@ -169,6 +169,9 @@ class Ground(Lab):  # type: ignore[misc]
     def close(self) -> None:
         """Stop every PostgreSQL and remove everything."""
         other = self.__dict__.pop("embedded_postgresql", None)
-        if other is not None and other is not self.__dict__.get("postgresql"):
+        first = self.__dict__.pop("postgresql", None)
+        if other is not None and other is not first:
             other.stop()
+        if first is not None:
+            first.stop()
         super().close()
