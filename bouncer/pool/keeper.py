@@ -282,11 +282,11 @@ class Keeper:
 
     def evict_database(self, pool: ServerPool) -> bool:
         """Close the longest unused connection of the same database."""
-        return self.evict(list(pool.database.pools.values()))
+        return self.evict(list(pool.database.pools.values()), "max_db_connections")
 
     def evict_user(self, pool: ServerPool) -> bool:
         """Close the longest unused connection of the same server user."""
-        return self.evict(self.pools_of_user(pool))
+        return self.evict(self.pools_of_user(pool), "max_user_connections")
 
     def pools_of_user(self, pool: ServerPool) -> list[ServerPool]:
         """The pools whose servers count for the same max_user_connections."""
@@ -294,7 +294,8 @@ class Keeper:
         every = self.app.registry.all_pools()
         return [one for one in every if one.user.account is account]
 
-    def evict(self, pools: list[ServerPool]) -> bool:
+    def evict(self, pools: list[ServerPool], limit: str) -> bool:
+        """Close the longest unused connection of *pools*, which are at *limit*."""
         candidates = [server for pool in pools for server in pool.idle]
         candidates += [
             server
@@ -305,7 +306,7 @@ class Keeper:
         if not candidates:
             return False
         oldest = min(candidates, key=lambda server: server.idle_since)
-        oldest.disconnect("evicted", True, False)
+        oldest.disconnect(f"evicted for {limit}", True, False)
         return True
 
     def open(
@@ -331,8 +332,9 @@ class Keeper:
         if any(server.client is client for server in pool.login):
             return
         size = self.app.limits.pool_size(pool)
-        if size and pool.server_count >= size and len(pool.idle):
-            self.evict([pool])
+        while size and pool.server_count >= size and len(pool.idle):
+            if not self.evict([pool], "pool_size"):
+                break
         self.open_if_allowed(pool, True, client)
 
     # What became of it
