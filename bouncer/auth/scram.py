@@ -24,6 +24,8 @@ _NONCE_BYTES = 18
 _KEY_LENGTH = 32
 # Bytes of a message; PostgreSQL takes 1024. Attributes are read one by one.
 _LONGEST_MESSAGE = 2048
+# Iterations that a server may ask for: each costs time before anybody is known.
+MOST_ROUNDS = 1_000_000
 _WRONG_SIGNATURE = "invalid server signature"
 
 _PRINTABLE = bytes(range(0x21, 0x7F))
@@ -246,7 +248,7 @@ class ClientSide:
         if not salt:
             raise _malformed("invalid salt")
         count, at = _attribute(message, at, 0x69)
-        if not count.isdigit() or len(count) > 10 or not int(count):
+        if not count.isdigit() or len(count) > 10 or not 0 < int(count) <= MOST_ROUNDS:
             raise _malformed("invalid iteration count")
         if at < len(message):
             raise _malformed("garbage at end of server-first-message")

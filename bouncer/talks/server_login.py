@@ -17,7 +17,7 @@ from typing import Any
 
 from bouncer import log
 from bouncer.auth import tls
-from bouncer.auth.derive import MAX_ITERATIONS, deriver
+from bouncer.auth.derive import deriver
 from bouncer.auth.md5 import answer as md5_answer
 from bouncer.auth.md5 import hash_password
 from bouncer.auth.scram import ClientSide, ScramError, fits
@@ -361,12 +361,6 @@ def continue_scram(server: Any, exchange: Exchange, rest: bytes) -> Talk:
         give_up(server, error)
     credentials = exchange.credentials
     if kind_of(credentials.secret) == PLAIN:
-        if scram.iterations > MAX_ITERATIONS:
-            protocol_error(
-                server,
-                f"SCRAM iteration count {scram.iterations} is above the limit of "
-                f"{MAX_ITERATIONS}",
-            )
         password = encode_text(credentials.secret)
         keys = deriver.known(password, scram.salt, scram.iterations)
         if keys is None:
