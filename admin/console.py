@@ -99,6 +99,7 @@ UNSUPPORTED: Final = frozenset(
 _WELCOME: Final = b"".join(
     parameter_status(name, value)
     for name, value in (
+        ("pgbouncer.version", COMPATIBLE_VERSION),
         ("server_version", f"{COMPATIBLE_VERSION}/bouncer"),
         ("client_encoding", "UTF8"),
         ("server_encoding", "UTF8"),

@@ -234,6 +234,8 @@ class Adoption:
         if row.state:
             restore_client(client, row.state)
             put_shared(client, user, row.state)
+        if client.at_login is not None and pool.defaults is not None:
+            pool.follow(client.at_login)
         self.learn_keys(pool, user, row)
         try:
             # As an admin, since no limit may cost a client its connection now.

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from bouncer.relay.carried import client_state, server_state
 from bouncer.relay.client import Client
 from bouncer.relay.server import Server
-from bouncer.relay.tracked import from_dict, named_values, unasked_values
+from bouncer.relay.tracked import filled, from_dict, index_of, named_values
 from bouncer.talks.takeover import APPLICATION_NAME
 from bouncer.wire.messages import decode_text
 
 MISSING = object()
+UNASKED = ("default_transaction_read_only", "search_path")
 
 
 class Field(NamedTuple):
@@ -38,7 +39,7 @@ class Field(NamedTuple):
 
 def read_tracked(stream: Any, user: Any) -> dict[str, str]:
     """Return the tracked values, whatever bytes they are (see from_dict)."""
-    return as_text(named_values(stream.tracked, True) if stream.tracked else ())
+    return as_text(named_values(stream.tracked) if stream.tracked else ())
 
 
 def put_tracked(stream: Any, user: Any, value: Any) -> None:
@@ -49,7 +50,7 @@ def put_tracked(stream: Any, user: Any, value: Any) -> None:
 
 def read_at_login(stream: Any, user: Any) -> dict[str, str]:
     """Return the values that a RESET goes back to."""
-    return as_text(named_values(stream.at_login, True) if stream.at_login else ())
+    return as_text(named_values(stream.at_login) if stream.at_login else ())
 
 
 def put_at_login(stream: Any, user: Any, value: Any) -> None:
@@ -59,13 +60,17 @@ def put_at_login(stream: Any, user: Any, value: Any) -> None:
 
 
 def read_unasked(server: Any, user: Any) -> dict[str, str]:
-    """Return what the server's login told of parameters that nobody asks for."""
-    return as_text((server.unasked or {}).items())
+    """Return what the login told of parameters that releases before 1.26.1 set back."""
+    values = read_at_login(server, user)
+    return {name: values[name] for name in UNASKED if name in values}
 
 
 def put_unasked(server: Any, user: Any, value: Any) -> None:
-    """Take what the server's login told."""
-    server.unasked = unasked_values(texts(value).items())
+    """Take that: such a release has it nowhere else, unless a client has set one."""
+    told = from_dict(texts(value))
+    if server.at_login is not None and server.tracked is not None:
+        server.at_login = filled(server.at_login, told)
+        server.tracked = filled(server.tracked, told)
 
 
 def read_keys(client: Any, user: Any) -> list[str] | None:
@@ -104,7 +109,7 @@ def read_pool(stream: Any, user: Any) -> dict[str, Any]:
     return {
         "welcome": None if pool.welcome is None else pool.welcome.decode("latin-1"),
         "defaults": (
-            {} if pool.defaults is None else as_text(named_values(pool.defaults, True))
+            {} if pool.defaults is None else as_text(named_values(pool.defaults))
         ),
         "disabled": pool.database.disabled,
     }
@@ -117,9 +122,27 @@ def put_pool(stream: Any, user: Any, value: Any) -> None:
         raise ValueError("pool: not an object")
     welcome = value.get("welcome")
     if pool.welcome is None and welcome is not None:
-        pool.welcome = welcome.encode("latin-1")
-        pool.defaults = from_dict(texts(value["defaults"]))
+        plain, tracked = apart(welcome.encode("latin-1"))
+        pool.welcome = plain
+        pool.defaults = from_dict(tracked | texts(value["defaults"]))
+        pool.follow(from_dict({}), extra=True)
     pool.database.disabled = bool(value["disabled"])
+
+
+def apart(welcome: bytes) -> tuple[bytes, dict[str, str]]:
+    """Take the tracked parameters out of a welcome: an older process tracked fewer."""
+    plain, tracked = [], {}
+    while welcome:
+        size = int.from_bytes(welcome[1:5], "big") + 1
+        name, ended, rest = welcome[5:size].partition(b"\0")
+        if len(welcome) < size or size < 5 or not ended:
+            raise ValueError("pool: not a welcome")
+        if index_of(decode_text(name)) is None:
+            plain.append(welcome[:size])
+        else:
+            tracked[decode_text(name)] = decode_text(rest.removesuffix(b"\0"))
+        welcome = welcome[size:]
+    return b"".join(plain), tracked
 
 
 SHARED = (

@@ -15,7 +15,7 @@ from bouncer import log
 from bouncer.errors import Disconnect, LoginFailed
 from bouncer.pool.hosts import Address, LookupFailed
 from bouncer.pool.keeper import Keeper, connect_nonblocking, known_parameters
-from bouncer.relay.tracked import from_dict, named_values, unasked_values
+from bouncer.relay.tracked import from_dict, named_values
 from bouncer.talks.server_login import server_login
 from bouncer.wire.messages import decode_text
 
@@ -205,7 +205,6 @@ class Connector:
         server.cancel_key = login.cancel_key
         server.backend_pid = int.from_bytes(login.cancel_key[:4], "big")
         server.tracked = server.at_login = known_parameters(login.parameters)
-        server.unasked = unasked_values(login.parameters)
         if not server.replication or pool.welcome is None:
             pool.take_welcome(login.parameters)
         self.keeper.connected(server)

@@ -9,19 +9,44 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
+from bouncer import COMPATIBLE_VERSION
 from bouncer.auth.scram import fits
 from bouncer.auth.secrets import parse_scram
 from bouncer.pool.evidence import Evidence
 from bouncer.pool.targets import ROUND_ROBIN, Targets
 from bouncer.relay.pool import Pool
 from bouncer.relay.talk import Waiter
-from bouncer.relay.tracked import filled, from_dict, index_of, named_values
+from bouncer.relay.tracked import (
+    filled,
+    from_dict,
+    index_of,
+    named_values,
+    unreported_names,
+)
 from bouncer.turns import in_turns
 from bouncer.wire.messages import decode_text, parameter_status
 
 WAIT_WELCOME = 1  # client.pxd, WaitKind
-NO_WELCOME = (None, b"", None)
+NO_WELCOME = (None, b"", None, None)
+MOST_UNREPORTED = 200  # names that a server is asked for
 MAX_WELCOMES = 64  # different startup packets that are remembered per pool
+CONSOLE_NAME = "pgbouncer"
+POOL_MODES = ("session", "transaction", "statement")  # of pool.pxd, Mode
+VERSION = parameter_status("pgbouncer.version", COMPATIBLE_VERSION)
+# What a session has of parameters that are not reported, and whether it has set them
+# itself. No search_path may change what this means; a placeholder has no source.
+LEARN_QUERY = (
+    "SELECT n, pg_catalog.current_setting(n, true), (SELECT s.source FROM"
+    " pg_catalog.pg_settings s WHERE pg_catalog.lower(s.name)"
+    " OPERATOR(pg_catalog.=) pg_catalog.lower(n))"
+    " FROM pg_catalog.unnest(%s::pg_catalog.text[]) n"
+)
+
+
+def quoted_element(name: bytes) -> bytes:
+    """Write *name* as an element of an array's text."""
+    escaped = name.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return b'"' + escaped + b'"'
 
 
 class Credentials(NamedTuple):
@@ -42,6 +67,8 @@ class ServerPool(Pool):
         self.welcomes: dict[tuple[Any, ...], tuple[bytes, Any]] = {}
         # The one sent last: startup parameters (that very object), bytes, tracked
         self.last_welcome: tuple[Any, ...] = NO_WELCOME
+        # Names that servers do not report, and somebody here has a value of
+        self.unreported: set[bytes] = set()
         # Of `own_password`; those of other secrets are their users'.
         self.scram_keys: tuple[bytes, bytes] | None = None
         # Attempts to open a server; monotonic microseconds
@@ -141,7 +168,21 @@ class ServerPool(Pool):
             self.keeper.app.door.forget()
             self.welcomes.clear()
             self.last_welcome = NO_WELCOME
+            self.follow(from_dict({}), extra=True)
         self.welcome_waiting()
+
+    def follow(self, params: Any, extra: bool = False) -> None:
+        """Somebody has the values *params*: what sets them otherwise is looked for.
+
+        Only of those that no server reports, and of those by *extra* that we were
+        told to track: a SET is then followed by a question to the server.
+        """
+        names = unreported_names(params, self.defaults, extra)
+        if not self.unreported.issuperset(names) and len(names) < MOST_UNREPORTED:
+            self.unreported.update(names)
+            listed = b",".join(sorted(map(quoted_element, self.unreported)))
+            literal = b"{" + listed.replace(b"'", b"''") + b"}"
+            self.learn_query = LEARN_QUERY.encode() % (b"'" + literal + b"'")
 
     def welcome_waiting(self) -> None:
         """Let the logins go on that wait for the welcome."""
@@ -163,22 +204,35 @@ class ServerPool(Pool):
         given = client.startup_params
         # Clients of one application all send the same: made once, kept for them.
         last = self.last_welcome
-        if given is not last[0] or given is None:
+        told = (self.max_prepared, 0 if client.replication else self.mode)
+        if given is not last[0] or given is None or told != last[3]:
             given = given or {}
-            key = tuple(given.items())
+            key = (told, *given.items())
             found = self.welcomes.get(key)
             if found is None:
                 if len(self.welcomes) >= MAX_WELCOMES:
                     self.welcomes.clear()
-                found = self.welcomes[key] = self.make_welcome(given)
-            last = self.last_welcome = (given, *found)
+                found = self.welcomes[key] = self.make_welcome(given, told)
+            last = self.last_welcome = (given, *found, told)
         client.tracked = last[2]
         block: bytes = last[1]
         return block
 
-    def make_welcome(self, given: dict[str, str]) -> tuple[bytes, Any]:
+    def make_welcome(
+        self, given: dict[str, str], told: tuple[int, int]
+    ) -> tuple[bytes, Any]:
+        """The block for who gave *given*; *told* is max_prepared and the mode."""
         tracked = filled(from_dict(given), self.defaults)
+        self.follow(tracked)
         lines = [self.welcome or b""]
+        if self.database_name != CONSOLE_NAME:
+            number, mode = str(told[0]), POOL_MODES[told[1]]
+            lines = [
+                VERSION,
+                *lines,
+                parameter_status("pgbouncer.max_prepared_statements", number),
+                parameter_status("pgbouncer.pool_mode", mode),
+            ]
         for name, value in named_values(tracked):
             lines.append(parameter_status(decode_text(name), decode_text(value)))
         return b"".join(lines), tracked

@@ -15,11 +15,11 @@ from bouncer.auth.secrets import kinds_of, parse_scram
 from bouncer.config import queries
 from bouncer.config.load import make_autodb
 from bouncer.config.settings import Configuration, Database, Peer, UserOptions
-from bouncer.pool.pools import ServerPool
+from bouncer.pool.pools import CONSOLE_NAME, ServerPool
 from bouncer.pool.targets import hosts_of
 from bouncer.relay.door import Counts
 
-CONSOLE = "pgbouncer"
+CONSOLE = CONSOLE_NAME
 
 
 def bytes_of(name: str) -> bytes:

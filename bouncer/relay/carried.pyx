@@ -158,6 +158,8 @@ cdef int server_fields(Server server, told) except -1:
     server.replication = told.number(
         "replication", server.replication, most=REPLICATIONS)
     server.close_needed = told.flag("close_needed", server.close_needed)
+    server.learn_due = told.flag("learn_due", server.learn_due, False)
+    server.learn_reset = told.flag("learn_reset", server.learn_reset, False)
     put_prepared(server, told.entries("prepared", prepared_of(server)), told)
     put_owed(server, told.entries("owed", owed_of(server)), told)
     return ledger_fields(server.ledger, told)

@@ -13,7 +13,8 @@ from libc.string cimport memchr, memcpy
 from bouncer import log
 from bouncer.relay.door cimport Known
 from bouncer.relay.intent cimport (
-    LONGEST_DEALLOCATE, LONGEST_SQL_NAME, deallocated, holds_forgetting, may_reset)
+    LONGEST_DEALLOCATE, LONGEST_SQL_NAME, deallocated, holds_forgetting, may_reset,
+    may_set)
 from bouncer.relay.ledger cimport (
     COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, next_note)
 from bouncer.relay.poller cimport Poller
@@ -401,6 +402,10 @@ cdef class Client(Stream):
                                  min(count - pos, <Py_ssize_t>length + 1)
                                  - HEADER - (code == FE_PARSE)):
                         server.may_reset = True
+                if self.pool.learn_query is not None and (
+                        code == FE_QUERY or code == FE_PARSE or code == FE_BIND):
+                    self.note_setting(server, code, p + pos,
+                                      min(count - pos, <Py_ssize_t>length + 1))
                 if what == UNNAMED_STATEMENT:
                     if code == FE_PARSE or code == FE_CLOSE:
                         if (count - pos <= <Py_ssize_t>length
@@ -812,6 +817,19 @@ cdef class Client(Stream):
         self.remain = total - here
         return here
 
+    cdef int note_setting(self, Server server, int code, const char* p,
+                          Py_ssize_t count) except -1:
+        """Somebody here has values that no server reports: may this text set one?
+
+        Of a text that has not come whole its beginning counts.
+        """
+        if code == FE_BIND:
+            p, count = self.unnamed_parse.data + self.unnamed_parse.start, \
+                buf_size(&self.unnamed_parse)
+        if may_set(p, count):
+            server.learn_due = True
+        return 0
+
     cdef bytes scope(self):
         return b"" if self.tracked is None else self.tracked.scope
 
@@ -1001,6 +1019,8 @@ cdef class Client(Stream):
             server.forgetting = FOREVER
         if statement.resets and code == FE_BIND:
             server.may_reset = True
+        if statement.sets and code == FE_BIND:
+            server.learn_due = True
         self.put_renamed(p, here, total, name, size, statement.name, composed)
         server.ledger.push(code, FORWARD, pending)
         return here

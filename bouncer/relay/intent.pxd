@@ -7,3 +7,4 @@ cdef enum:
 cdef bint holds_forgetting(const char* p, Py_ssize_t count) noexcept
 cdef Py_ssize_t deallocated(const char* p, Py_ssize_t count, char* name) noexcept
 cdef bint may_reset(const char* p, Py_ssize_t count) noexcept
+cdef bint may_set(const char* p, Py_ssize_t count) noexcept

@@ -146,6 +146,20 @@ cdef bint may_reset(const char* p, Py_ssize_t count) noexcept:
             and has_word(p, count, b"null", 4))
 
 
+cdef bint may_set(const char* p, Py_ssize_t count) noexcept:
+    """Does set_config stand anywhere in this text? (SET itself shows in its tag.)"""
+    cdef const char* end = p + count
+    cdef const char* at = p
+    while at < end:
+        at = <const char*>memchr(at, 0x5F, end - at)        # _
+        if at == NULL:
+            return False
+        if at - p >= 3 and end - at >= 7 and strncasecmp(at - 3, b"set_config", 10) == 0:
+            return True
+        at += 1
+    return False
+
+
 def speaks_of_resetting(bytes text not None):
     """The above, for tests."""
     return may_reset(text, len(text))
@@ -156,6 +170,11 @@ def speaks_of_deallocating(bytes text not None):
     cdef char name[LONGEST_SQL_NAME + 1]
     cdef Py_ssize_t size = deallocated(text, len(text), name)
     return name[:size] if size else None
+
+
+def speaks_of_setting(bytes text not None):
+    """The above, for tests."""
+    return may_set(text, len(text))
 
 
 def speaks_of_forgetting(bytes text not None):

@@ -63,6 +63,8 @@ cdef class Pool:
         # What the first login of a server has told (client sheet 6.2)
         public bytes welcome    # untracked ParameterStatus messages; None: unknown
         public TrackedParams defaults
+        # Asks a server for what it does not report; None: nobody here has such values
+        public bytes learn_query
         # Policy's own notes; the relay does not look at them
         public object notes
         # Counters of stats.md 1: microseconds, bytes, counts

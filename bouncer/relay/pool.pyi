@@ -41,6 +41,7 @@ class Pool:
     lifetime_us: int
     welcome: bytes | None
     defaults: Any
+    learn_query: bytes | None
     notes: Any
     assignments: int
     transactions: int

@@ -153,7 +153,7 @@ cdef class Pool:
         move_server(server, SV_ACTIVE)
         server.phase = PH_RELAY
         server.fresh = server.put_back_due = server.has_reset = False
-        server.may_reset = False
+        server.may_reset = server.learn_due = server.learn_reset = False
         self.active.push_tail(server)
         if client.replication:
             return LINKED
@@ -161,7 +161,7 @@ cdef class Pool:
         if (client.tracked is not server.tracked
                 and client.tracked is not server.equal_to
                 and client.tracked is not None and server.tracked is not None):
-            batch = set_batch(client.tracked, server.tracked)
+            batch = set_batch(client.tracked, server.tracked, server.told())
             if batch is not None:
                 client.held_back = True
                 client.pause_reading()

@@ -30,6 +30,7 @@ cdef enum Phase:                # what its messages mean
     PH_APPLY = 3                # answers to our SETs: swallowed
     PH_RESET = 4                # answers to server_reset_query: swallowed
     PH_CHECK = 5                # answers to server_check_query: swallowed
+    PH_LEARN = 6                # rows of learn_query: what a client has set
 
 cdef enum Place:                # why the place of a server is still to be found
     PLACE_FOUND = 0
@@ -69,8 +70,10 @@ cdef class Server(Stream):
         bint has_reset          # its client has, since the last ReadyForQuery
         bint may_reset          # ... or is about to, as far as a text tells
         bint put_back_due       # ... so its client's own values are to be set again
+        bint learn_due          # its client may have set what it does not report
+        bint learn_reset        # ... or reset it
+        list learnt             # rows of learn_query
         int asked_status        # the status when a query of ours was sent
-        public dict unasked     # name -> value that its login told; see tracked.pyx
         TrackedParams equal_to  # a client's values that need no SET here
         PreparedSet prepared    # None until the first
         bint fatal              # its client has read a FATAL of it
@@ -122,6 +125,13 @@ cdef class Server(Stream):
     cdef int note_scope(self) except -1
     cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1
     cdef int put_back(self, Client client) except -1
+    cdef TrackedParams told(self)
+    cdef bint learn(self, Client client) except -1
+    cdef int note_row(self, const char* p, Py_ssize_t count) except -1
+    cdef int take_learnt(self, Client client) except -1
+    cdef int note_discarded(self, Client client) except -1
+    cdef int refuse_value(self, Client client, bytes body) except -1
+    cdef int go_back(self, Client client) except -1
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1
     cdef int skipped(self, uint32_t index) except -1
     cdef int undo_unnamed(self, uint32_t count) except -1

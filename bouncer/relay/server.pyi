@@ -14,7 +14,6 @@ class Server(Stream):
     close_needed: bool
     fresh: bool
     cancels: int
-    unasked: dict[bytes, bytes] | None
     tracked: Any
     at_login: Any
     cancel_key: Any

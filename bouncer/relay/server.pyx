@@ -25,8 +25,8 @@ from bouncer.relay.statements cimport (
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.talk import READ_BYTE
 from bouncer.relay.tracked cimport (
-    applied, changed, is_followed, is_unasked, means_something, merged, parameter_name,
-    set_batch, tracked_index)
+    TrackedParams, applied, changed, doubted, is_same, means_something, merged,
+    parameter_name, set_batch, sets_unreported, tracked_index, with_own)
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
     BE_EMPTY_QUERY, BE_ERROR, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_BIND,
@@ -38,6 +38,8 @@ cdef enum:
     WHOLE_LIMIT = 65536         # largest message of a server that is looked into whole
     MOST_SEARCHED = 200         # of what is owed, for the name in an error
     LONG_HEAD = 1024            # bytes of a larger one's body that are looked at
+    MOST_LEARNT = 200           # rows of learn_query
+    LONGEST_LEARNT = 8192       # bytes of one
     ANSWERS = 1000 * HEADER     # bytes of answers of our own that go out in one send
 
 
@@ -258,7 +260,7 @@ cdef class Server(Stream):
                 continue
             if (code == BE_PARAMETER_STATUS
                     or (code == BE_COMMAND_COMPLETE
-                        and (length == 19 or length == 16 or length == 10))
+                        and (length == 19 or length == 16 or 7 <= length <= 10))
                     or code == BE_ERROR):
                 # Looked into: needed whole. Of one that is too large for that the
                 # first fields must do.
@@ -590,13 +592,15 @@ cdef class Server(Stream):
             pool.query_us += now - client.query_start
             client.query_start = 0
         if self.put_back_due and client.leaving is None and status != STATUS_FAILED \
-                and (status != STATUS_IDLE or pool.mode == SESSION or self.release_due):
+                and not (self.learn_due and status == STATUS_IDLE) and (status != STATUS_IDLE or pool.mode == SESSION or self.release_due):
             self.put_back(client)
         if status != STATUS_IDLE:
             return 0 if client.leaving is None else client.finish()
         if client.transaction_start:
             pool.transaction_us += now - client.transaction_start
             client.transaction_start = 0
+        if self.learn_due and client.sent_whole() and self.learn(client):
+            return 0
         if (pool.mode == SESSION or client.replication) and (
                 client.leaving is None or not self.ledger.mixed):
             return 0 if client.leaving is None else client.finish()
@@ -606,7 +610,11 @@ cdef class Server(Stream):
             return 0
         if self.ledger.mixed:
             return self.probe()
-        pool.release(self)
+        return self.go_back(client)
+
+    cdef int go_back(self, Client client) except -1:
+        """Its client has no more use for it: others may have it."""
+        self.pool.release(self)
         if client.leaving is not None:
             return 0 if client.closed else client.finish()
         if client.held.end > client.held.start and not client.closed \
@@ -686,11 +694,14 @@ cdef class Server(Stream):
                 return count
             total = <Py_ssize_t>length + 1
             if (code == BE_READY or code == BE_ERROR or code == BE_PARAMETER_STATUS
-                    or code == BE_COMMAND_COMPLETE):
+                    or code == BE_COMMAND_COMPLETE
+                    or (code == BE_DATA_ROW and self.phase == PH_LEARN)):
                 part = total if total <= WHOLE_LIMIT else HEADER + LONG_HEAD
                 if count - pos < part:
                     break
-                if code == BE_ERROR:
+                if code == BE_DATA_ROW:
+                    self.note_row(p + pos + HEADER, part - HEADER)
+                elif code == BE_ERROR:
                     if self.error is None:
                         self.error = p[pos + HEADER:pos + part]
                         self.note_end(self.error)
@@ -726,12 +737,14 @@ cdef class Server(Stream):
             self.ledger.ready = self.status == STATUS_IDLE
             self.error = None
             if client is not None:
-                self.tracked = applied(self.tracked, client.tracked)
+                self.tracked = applied(self.tracked, client.tracked, self.told())
                 client.tracked = merged(self.tracked, client.tracked)
                 self.equal_to = client.tracked
                 client.set_twice = False
                 client.go_on()
             return 0
+        if phase == PH_LEARN:
+            return self.take_learnt(client)
         if self.error is not None:
             name = "server_reset_query" if phase == PH_RESET else "server_check_query"
             log.warning(f"{self.prefix} {name} was refused: "
@@ -760,6 +773,11 @@ cdef class Server(Stream):
                   + ("ERROR: " if self.error is None else error_summary(self.error)))
         if self.error is not None:
             code = self.error.partition(b"\0C")[2][:2]
+        if (client is not None and self.error is not None
+                and self.status == self.asked_status
+                and code in (b"22", b"42", b"25")
+                and sets_unreported(client.tracked, self.tracked, self.told())):
+            return self.refuse_value(client, self.error)
         if (client is None or client.set_twice or client.leaving is not None
                 or self.asked_status != STATUS_IDLE or self.error is None
                 or code in (b"22", b"42", b"25") or self.pool.mode == SESSION):
@@ -782,20 +800,16 @@ cdef class Server(Stream):
             return 0
         before = self.tracked.scope
         value = parts[1]
-        if (is_unasked(index) and self.unasked is not None
-                and self.unasked.get(parts[0]) == value):
-            value = None
         self.tracked = changed(self.tracked, index, value)
         self.equal_to = None
         if (self.has_reset or self.may_reset) and self.note_reset(index, value):
             return 0
         if (client is not None and client.tracked is not None
-                and self.phase == PH_RELAY and not is_unasked(index)
+                and self.phase == PH_RELAY
                 and client.tracked.values[index] == value):
             self.reworded = b""         # it knows; only the server had another one
         if (client is not None and client.tracked is not None
-                and self.phase == PH_RELAY and is_followed(index)
-                and (value is None or means_something(index, value))):
+                and self.phase == PH_RELAY and means_something(index, value)):
             client.tracked = changed(client.tracked, index, value)
             if not self.put_back_due:
                 self.equal_to = client.tracked
@@ -832,10 +846,10 @@ cdef class Server(Stream):
         cdef bytes own
         if (client is None or client.at_login is None or self.at_login is None
                 or client.tracked is None or self.phase != PH_RELAY
-                or is_unasked(index) or value != self.at_login.values[index]):
+                or value != self.at_login.values[index]):
             return False
         own = client.at_login.values[index]
-        if own is None or own.lower() == value.lower():
+        if own is None or is_same(index, own, value):
             return False
         self.reworded = b""
         if client.tracked.values[index] != own:
@@ -850,12 +864,134 @@ cdef class Server(Stream):
         cdef bytes batch = None
         self.put_back_due = False
         if client.tracked is not None and self.tracked is not None:
-            batch = set_batch(client.tracked, self.tracked)
+            batch = set_batch(client.tracked, self.tracked, self.told())
         if batch is not None:
             client.held_back = True
             client.pause_reading()
             self.ask(batch, PH_APPLY)
         return 0
+
+    # What it does not report
+
+    cdef TrackedParams told(self):
+        """What its login has told; from another PgBouncer, what logins tell here."""
+        return self.pool.defaults if self.at_login is None else self.at_login
+
+    cdef int note_discarded(self, Client client) except -1:
+        """DISCARD ALL of the client: what is not reported is as at first.
+
+        The client has its own values of the startup packet again, before its next
+        request.
+        """
+        cdef TrackedParams told = self.told()
+        if (client is None or client.tracked is None or client.at_login is None
+                or self.tracked is None or told is None or self.phase != PH_RELAY):
+            return 0
+        self.tracked = with_own(self.tracked, None, told)
+        client.tracked = with_own(client.tracked, client.at_login, told)
+        self.equal_to = None
+        self.put_back_due = True
+        self.learn_due = self.learn_reset = False
+        return 0
+
+    cdef bint learn(self, Client client) except -1:
+        """Ask what its client has set or reset, before anybody else has it.
+
+        False when there is nobody who could have it on another server.
+        """
+        if self.ledger.mixed and self.pool.mode != SESSION:
+            return False                # it is probed first
+        self.learn_due = False
+        if (self.tracked is None or client.tracked is None or client.replication
+                or self.told() is None):
+            return False
+        if client.leaving is not None or self.pool.learn_query is None:
+            self.tracked = doubted(self.tracked, self.told(), {})
+            self.equal_to = None
+            return False
+        client.held_back = True
+        client.pause_reading()
+        self.learnt = []
+        self.ask(self.pool.learn_query, PH_LEARN)
+        return True
+
+    cdef int note_row(self, const char* p, Py_ssize_t count) except -1:
+        """A row of learn_query: name, value, and whether the session has set it."""
+        cdef list row = []
+        cdef Py_ssize_t at = 2
+        cdef uint32_t size
+        if count > LONGEST_LEARNT or self.learnt is None:
+            return 0
+        while at + 4 <= count and len(row) < 3:
+            size = be32(p + at)
+            at += 4
+            if size == 0xFFFFFFFF:
+                row.append(None)
+                continue
+            if size > <size_t>(count - at):
+                break
+            row.append(p[at:at + <Py_ssize_t>size])
+            at += size
+        if len(row) == 3 and len(self.learnt) < MOST_LEARNT:
+            self.learnt.append(row)
+        return 0
+
+    cdef int take_learnt(self, Client client) except -1:
+        """Note what the client has set: it has it on its next server, too.
+
+        What it has reset is as its startup packet said.
+        """
+        cdef TrackedParams told = self.told()
+        cdef dict known = {}
+        self.ledger.ready = self.status == STATUS_IDLE
+        if self.error is not None or not self.ledger.ready:
+            log.warning(f"{self.prefix} asking for parameters was refused: "
+                        + ("no error" if self.error is None
+                           else error_in_full(self.error)))
+            self.close_needed = True
+        for name, value, source in self.learnt:
+            index = None if name is None else tracked_index(name)
+            if index is None or told.values[index] is not None:
+                continue
+            if source is None and (value is None or (not value and self.learn_reset)):
+                value = None
+            elif source is not None and source != b"session":
+                value = None
+            known[index] = value
+            if client is None or client.tracked is None:
+                continue
+            if value is None and client.at_login is not None:
+                client.tracked = changed(
+                    client.tracked, index, client.at_login.values[index])
+            elif value is None or means_something(index, value):
+                client.tracked = changed(client.tracked, index, value)
+        self.tracked = doubted(self.tracked, told, known)
+        self.learnt = None
+        self.error = self.equal_to = None
+        self.learn_reset = False
+        if client is None:
+            return self.pool.settle(self, False)
+        if self.pool.mode == SESSION or self.release_due or not self.ledger.ready:
+            if client.leaving is not None:
+                return client.finish()
+            self.put_back(client)
+            return 0 if self.phase == PH_APPLY else client.go_on()
+        client.held_back = False
+        return self.go_back(client)
+
+    cdef int refuse_value(self, Client client, bytes body) except -1:
+        """A value of the client's startup packet is refused: by PostgreSQL's own words.
+
+        Nothing has been set then; the server is as it was, and goes to the next.
+        """
+        fields = error_fields(body)
+        self.ledger.ready = self.status == STATUS_IDLE
+        self.error = None
+        client.server = None
+        self.client = None
+        client.end(fields.get(b"M", "invalid server parameter"), True,
+                   fields.get(b"C", "22023"))
+        return self.pool.release(self)
 
     cdef int note_scope(self) except -1:
         """What a statement means has changed: by a request that is being answered.
@@ -957,10 +1093,21 @@ cdef class Server(Stream):
         RESET and DISCARD ALL reset parameters, of which the server tells behind them.
         """
         cdef Client client = self.client
+        if self.pool.learn_query is not None and self.phase == PH_RELAY and (
+                (count == 4 and memcmp(p, b"SET\0", 4) == 0)
+                or (count == 3 and memcmp(p, b"DO\0", 3) == 0)
+                or (count == 5 and memcmp(p, b"CALL\0", 5) == 0)):
+            self.learn_due = True
         if count == 6:
-            self.has_reset |= memcmp(p, b"RESET\0", 6) == 0
+            if memcmp(p, b"RESET\0", 6) == 0:
+                self.has_reset = True
+                if self.pool.learn_query is not None and self.phase == PH_RELAY:
+                    self.learn_due = self.learn_reset = True
             return 0
         self.has_reset |= count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0
+        if count == 12 and self.pool.learn_query is not None \
+                and memcmp(p, b"DISCARD ALL\0", 12) == 0:
+            self.note_discarded(client)
         if not ((count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0)
                 or (count == 15 and memcmp(p, b"DEALLOCATE ALL\0", 15) == 0)):
             return 0

@@ -24,6 +24,7 @@ cdef class Statement:
         readonly bytes name     # PGBOUNCER_<number>
         readonly bint forgets   # it may make its server forget statements
         readonly bint resets    # it may reset parameters
+        readonly bint sets      # it may set some by set_config()
         uint32_t users          # clients and servers that refer to it
 
 

@@ -20,7 +20,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from bouncer.relay.intent cimport holds_forgetting, may_reset
+from bouncer.relay.intent cimport holds_forgetting, may_reset, may_set
 from bouncer.wire.messages import error_response
 
 TOO_MANY = error_response("too many prepared statements", "54000", "ERROR")
@@ -86,6 +86,7 @@ cdef Statement numbered(uint64_t number, bytes key, bytes scope):
     statement.name = b"PGBOUNCER_%d" % number
     statement.forgets = holds_forgetting(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
     statement.resets = may_reset(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    statement.sets = may_set(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
     by_place[statement.place] = statement
     number_from(number)
     return statement

@@ -15,10 +15,15 @@ cdef class TrackedParams:
 
 cdef TrackedParams changed(TrackedParams params, Py_ssize_t index, bytes value)
 cdef object tracked_index(bytes name)
-cdef bytes set_batch(TrackedParams wanted, TrackedParams present)
-cdef TrackedParams applied(TrackedParams server, TrackedParams client)
-cdef bint is_unasked(Py_ssize_t index) noexcept
+cdef bytes set_batch(TrackedParams wanted, TrackedParams present, TrackedParams login)
+cdef bint sets_unreported(TrackedParams wanted, TrackedParams present,
+                          TrackedParams login) except -1
+cdef TrackedParams applied(TrackedParams server, TrackedParams client,
+                           TrackedParams login)
+cdef TrackedParams with_own(TrackedParams params, TrackedParams own,
+                            TrackedParams login)
+cdef TrackedParams doubted(TrackedParams params, TrackedParams login, dict known)
+cdef bint is_same(Py_ssize_t index, bytes one, bytes other) except -1
 cdef bint means_something(Py_ssize_t index, bytes value) except -1
-cdef bint is_followed(Py_ssize_t index) except -1
 cdef bytes parameter_name(Py_ssize_t index)
 cdef TrackedParams merged(TrackedParams server, TrackedParams client)

@@ -22,7 +22,7 @@ from bouncer.relay.talk import READ
 from bouncer.talks.authenticate import choose_method, exchange_for, secret_for
 from bouncer.talks.health_check import answer_check, is_check
 from bouncer.talks.login_packets import CancelInstead, Talk, sort_out, start_tls
-from bouncer.talks.startup import LOGICAL, PHYSICAL, read_startup
+from bouncer.talks.startup import LOGICAL, PHYSICAL, check_values, read_startup
 from bouncer.wire.messages import (
     AUTHENTICATION_OK,
     CANCEL_KEY_FOLLOWS,
@@ -272,6 +272,8 @@ def begin(client: Any, app: Any, body: bytes) -> Login:
     ):
         raise Disconnect("SSL required")
     start = read_startup(client, settings, body)
+    if start.database not in app.consoles:
+        check_values(start)
     app.limits.admit_socket(client, start.database)
     if start.negotiation:
         client.write(start.negotiation)

@@ -77,6 +77,7 @@ class Rules:
         self.ignored = frozenset(
             name.strip().encode("utf-8", "surrogateescape")
             for name in settings.ignore_startup_parameters.split(",")
+            if name.strip()
         )
         self.ignores_options = b"options" in self.ignored
         #: Packets that were fine: an application's clients all send the same.
@@ -145,8 +146,8 @@ def _take_apart(client: Any, rules: Rules, body: bytes) -> Startup:
             extensions.append(name)
         elif name != b"replication":
             tracked = rules.tracked.get(name) or rules.tracked.get(name.lower())
-            if tracked is not None:
-                given[tracked] = _checked(tracked, value)
+            if tracked is not None and name not in rules.ignored:
+                given[tracked] = decode_text(value)
             elif name not in rules.ignored:
                 _refuse(client, "unsupported startup parameter", name, value)
     if log.verbosity:
@@ -196,11 +197,11 @@ def _take_options(
             raise Disconnect(_BAD_OPTIONS)
         piece, at = _unescape(value, at)
         name, equals, setting = piece.partition(b"=")
-        if not name or not equals:
+        if not equals:
             raise Disconnect(_BAD_OPTIONS)
         tracked = rules.tracked.get(name.lower())
-        if tracked is not None:
-            given[tracked] = _checked(tracked, setting)
+        if tracked is not None and name not in rules.ignored:
+            given[tracked] = decode_text(setting)
         elif not rules.ignores_options and name not in rules.ignored:
             _refuse(client, "unsupported startup parameter in options", name, setting)
         # A blank promises another piece.
@@ -210,16 +211,16 @@ def _take_options(
         raise Disconnect("unsupported options startup parameter: too many options")
 
 
-def _checked(name: str, value: bytes) -> str:
-    """Give a value of a tracked parameter as text.
+def check_values(start: Startup) -> None:
+    """Refuse a search_path that is no list of identifiers, as PostgreSQL would.
 
-    PostgreSQL would refuse a search_path that is no list of identifiers at once; we
-    could only do so at the client's first server.
+    Any other value it refuses itself, at the client's first server. A list we have to
+    take apart, for it is written anew into our SETs.
     """
-    if name.lower() == "search_path" and not is_list(value):
-        text = f'invalid value for parameter "search_path": "{decode_text(value)}"'
+    value = start.params.get("search_path")
+    if value is not None and not is_list(encode_text(value)):
+        text = f'invalid value for parameter "search_path": "{value}"'
         raise Disconnect(text, sqlstate=INVALID_PARAMETER_VALUE, whole=True)
-    return decode_text(value)
 
 
 def _skip_blanks(value: bytes, at: int) -> int:

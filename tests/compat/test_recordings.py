@@ -1,4 +1,4 @@
-"""Every recording of PgBouncer 1.25.2, played against the pooler under test.
+"""Every recording of PgBouncer 1.26.1, played against the pooler under test.
 
 The cases are dealt out to a few processes by the replayer before the first test of
 this file; each test then reads what came of its own case. Without
@@ -20,7 +20,8 @@ from tests.compat import known_differences
 from tests.compat.known_differences import KNOWN_OUTSIDE
 from tests.conftest import IN_CI, ROOT, pooler_command
 from tests.replay import Case, cases
-from tests.replay.recordings import CORPUS, NEWER
+from tests.replay.recordings import BESIDE, CORPUS
+from tests.support.ground import Ground
 
 HERE = Path(__file__).parent
 LONG = set((HERE / "long.txt").read_text().splitlines())
@@ -29,16 +30,26 @@ PROCESSES = "4"
 
 
 def key_of(case: Case) -> str:
-    """Suite and id; recordings of settings newer than 1.25.2 have a suite of theirs."""
-    newer = NEWER.get(case.suite)
-    is_newer = newer is not None and case.source in (newer, newer.resolve())
-    return f"{case.suite}{'-after' if is_newer else ''} {case.id}"
+    """Suite and id; recordings that stand beside the others have a suite of theirs."""
+    for mark, files in BESIDE.items():
+        path = files.get(case.suite)
+        if path is not None and case.source in (path, path.resolve()):
+            return f"{case.suite}-{mark} {case.id}"
+    return f"{case.suite} {case.id}"
+
+
+def beside() -> Iterator[tuple[str, str, Path]]:
+    """Mark, suite and place of the recordings that stand beside the others."""
+    for mark, files in BESIDE.items():
+        for suite, path in files.items():
+            if path.exists():
+                yield mark, suite, path
 
 
 def recorded() -> list[Case]:
     """All cases, in the order of their files."""
     found = [case for suite in ("ini", "console", "wire") for case in cases(suite)]
-    found += [case for suite, path in NEWER.items() for case in cases(suite, path)]
+    found += [case for _, suite, path in beside() for case in cases(suite, path)]
     if CORPUS.is_dir():
         found += cases("corpus")
     return found
@@ -67,20 +78,25 @@ def test_corpus_is_there() -> None:
 class Playing:
     """Runs the replayer once for all cases that were asked for."""
 
-    def __init__(self, command: list[str], directory: Path, wanted: list[str]) -> None:
+    def __init__(
+        self, command: list[str], directory: Path, wanted: list[str], lab: Ground
+    ) -> None:
         self.command, self.directory = command, directory
+        # The one that most cases were recorded with, and 18 for those that want it.
+        found = [lab.bindir, lab.embedded]
+        self.postgresqls = [f"--pgbin={bindir}" for bindir in found if bindir]
         self.results: dict[str, dict[str, Any]] = {}
         plain = [key for key in wanted if key.split()[0] in ("ini", "console", "wire")]
         self._play(plain, "")
         self._play([key for key in wanted if key.startswith("corpus ")], "")
-        for suite, path in NEWER.items():
-            newer = [key for key in wanted if key.startswith(f"{suite}-after ")]
-            self._play(newer, "-after", "--cases", str(path))
+        for mark, suite, path in beside():
+            keys = [key for key in wanted if key.startswith(f"{suite}-{mark} ")]
+            self._play(keys, f"-{mark}", "--cases", str(path))
 
     def _play(self, keys: list[str], mark: str, *options: str) -> None:
         if not keys:
             return
-        suites = sorted({key.split()[0].removesuffix("-after") for key in keys})
+        suites = sorted({key.split()[0].removesuffix(mark) for key in keys})
         only, out = self.directory / "only", self.directory / "out.json"
         only.write_text("".join(key.split(" ", 1)[1] + "\n" for key in keys))
         out.unlink(missing_ok=True)
@@ -88,7 +104,7 @@ class Playing:
             [
                 *(sys.executable, "-m", "tests.replay", *suites),
                 *("--exe", shlex.join(self.command), "--only", str(only)),
-                *("-j", PROCESSES, "--json", str(out), *options),
+                *("-j", PROCESSES, "--json", str(out), *options, *self.postgresqls),
             ],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -104,7 +120,7 @@ class Playing:
 
 @pytest.fixture(scope="module")
 def played(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, lab: Ground
 ) -> Iterator[Playing]:
     """What came of the cases that this run selected."""
     wanted = [
@@ -117,7 +133,7 @@ def played(
     everything = request.config.getoption("--all-recordings") or IN_CI
     chosen = [key for key in wanted if everything or key not in LONG]
     command = pooler_command(request.config)
-    yield Playing(command, tmp_path_factory.mktemp("replay"), chosen)
+    yield Playing(command, tmp_path_factory.mktemp("replay"), chosen, lab)
 
 
 def report(result: dict[str, Any]) -> str:

@@ -213,14 +213,14 @@ NOT_CARRIED = {
     "Server": {
         **dict.fromkeys(
             ("state", "pool", "client", "app", "login", "address", "host", "phase",
-             "address_text", "cancel_key", "backend_pid", "tracked", "unasked",
-             "at_login"), PLACE),
+             "address_text", "cancel_key", "backend_pid", "tracked", "at_login"),
+            PLACE),
         **dict.fromkeys(
             ("cancels", "release_due", "place_due", "held_up", "reworded", "remain",
              "fakes_due",
              "skipping", "error", "peer", "cancel_for", "has_reset", "may_reset",
              "put_back_due",
-             "asked_status", "asked"), STILL),
+             "learnt", "asked_status", "asked"), STILL),
         "equal_to": CACHE,
         "ledger": "field by field, below",
         "forgetting": "put in as the careful side of what is owed",

@@ -1,8 +1,8 @@
 """Tracked parameters: set before the client's query, and never left to others."""
 
-from bouncer.relay.tracked import unasked_values
+from bouncer.relay.tracked import from_dict
 from tests.relay import frames as f
-from tests.relay.harness import SESSION
+from tests.relay.harness import DEFAULTS, SESSION
 
 
 def done(server, *statuses):
@@ -134,15 +134,16 @@ def reports(server, name, value):
 
 
 def test_search_path_follows_who_set_it_and_nobody_else(relay):
+    """PostgreSQL 18 reports it."""
     r = relay()
-    r.on_open = lambda end: learn(end)
-    first, second = r.client(), r.client()
+    r.on_open = learn
+    first, second = r.client(**READS_18), r.client(**READS_18)
     first.send(f.query("set search_path to mine"))
     server = r.servers[0]
     reports(server, "search_path", "mine")
     server.take()
     second.send(f.query("b"))
-    assert server.take() == f.query("RESET search_path;")
+    assert server.take() == f.query('SET search_path="$user", public;')
     reports(server, "search_path", '"$user", public')
     assert server.take() == f.query("b")
     server.answer("b")
@@ -161,30 +162,30 @@ def test_search_path_follows_who_set_it_and_nobody_else(relay):
     assert server.take() == f.query("e")
 
 
-def test_default_transaction_read_only_is_taken_back_even_from_who_set_it(relay):
-    """A server that is fenced reports it too: nobody must carry it to the next."""
+def test_default_transaction_read_only_stays_with_who_has_set_it(relay):
+    """It was taken back even from its own client, which then wrote."""
     r = relay()
-    r.on_open = lambda end: learn(end)
-    first, second = r.client(), r.client()
+    r.on_open = learn
+    first, second = r.client(**READS_18), r.client(**READS_18)
     first.send(f.query("a"))
     server = r.servers[0]
     reports(server, "default_transaction_read_only", "on")
     server.take()
     second.send(f.query("b"))
-    assert server.take() == f.query("RESET default_transaction_read_only;")
-    # It stays: not the client, but the server has been set.
-    server.send(f.complete("RESET"), f.ready())
+    assert server.take() == f.query("SET default_transaction_read_only='off';")
+    reports(server, "default_transaction_read_only", "off")
     assert server.take() == f.query("b")
     server.answer("b")
     first.send(f.query("c"))
-    assert server.take() == f.query("c")
+    assert server.take() == f.query("SET default_transaction_read_only='on';")
+
+
+READS_18 = {"search_path": '"$user", public', "default_transaction_read_only": "off"}
 
 
 def learn(end):
     """What the login of a server of PostgreSQL 18 has told."""
-    end.server.unasked = unasked_values(
-        [("search_path", '"$user", public'), ("default_transaction_read_only", "off")]
-    )
+    end.server.tracked = end.server.at_login = from_dict({**DEFAULTS, **READS_18})
 
 
 def test_error_that_is_not_about_a_value_speaks_of_the_server(relay):

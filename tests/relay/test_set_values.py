@@ -3,30 +3,22 @@
 import pytest
 
 from bouncer.relay import tracked
-from bouncer.relay.tracked import from_dict, index_of, unasked_values
+from bouncer.relay.tracked import from_dict, index_of
 from tests.relay import frames as f
-from tests.relay.test_parameters import learn, reports
-
-
-@pytest.fixture
-def asks_for_search_path():
-    """track_extra_parameters = search_path, IntervalStyle"""
-    tracked.configure(["search_path", "IntervalStyle"])
-    yield
-    tracked.configure(["IntervalStyle"])
+from tests.relay.test_parameters import READS_18, learn, reports
 
 
 def moved(relay, value):
     """A client sets its search_path, and gets a server that another has had."""
     r = relay()
     r.on_open = learn
-    first, second = r.client(), r.client()
+    first, second = r.client(**READS_18), r.client(**READS_18)
     first.send(f.query("set it"))
     server = r.servers[0]
     reports(server, "search_path", value)
     server.take()
     second.send(f.query("b"))
-    assert server.take() == f.query("RESET search_path;")
+    assert server.take() == f.query('SET search_path="$user", public;')
     reports(server, "search_path", '"$user", public')
     server.take()
     server.answer("b")
@@ -55,14 +47,14 @@ def test_search_path_that_is_no_list_cuts_nobody(relay):
     """No PostgreSQL reports such a one. It stays with its server."""
     r = relay()
     r.on_open = learn
-    first, second = r.client(), r.client()
+    first, second = r.client(**READS_18), r.client(**READS_18)
     first.send(f.query("set it"))
     server = r.servers[0]
     reports(server, "search_path", "a b; drop table x")
     assert first.codes() == "CSZ"
     server.take()
     second.send(f.query("b"))
-    assert server.take() == f.query("RESET search_path;")
+    assert server.take() == f.query('SET search_path="$user", public;')
     reports(server, "search_path", '"$user", public')
     server.take()
     server.answer("b")
@@ -70,7 +62,7 @@ def test_search_path_that_is_no_list_cuts_nobody(relay):
     assert server.take() == f.query("c")
 
 
-def test_search_path_of_a_startup_packet_is_quoted(relay, asks_for_search_path):
+def test_search_path_of_a_startup_packet_is_quoted(relay):
     r = relay()
     client = r.client(search_path="Foo, it's")
     client.client.tracked = from_dict({"search_path": "Foo, it's"})
@@ -105,7 +97,6 @@ def test_backslash_that_may_be_half_a_character_is_not_doubled(relay, encoding):
 def test_parameter_that_is_no_utf8_harms_nobody(relay):
     """UnicodeEncodeError at the login of such a server, each time."""
     name = b"\xff\xfe\xc0".decode("utf-8", "surrogateescape")
-    assert unasked_values([(name, name)]) == {}
     assert index_of(name) is None
     assert from_dict({name: name, "TimeZone": name}).as_dict() == {
         "TimeZone": "\ufffd" * 3
@@ -126,4 +117,4 @@ def test_tracked_names_may_be_of_any_bytes():
         assert tracked.tracked_names()[-1] == name
         assert from_dict({name: "x"}).as_dict() == {name: "x"}
     finally:
-        tracked.configure(["IntervalStyle"])
+        tracked.configure([])

@@ -6,23 +6,22 @@ from typing import Any
 import pytest
 
 from bouncer.errors import Disconnect
-from bouncer.relay import tracked
 from bouncer.talks import startup as module
-from bouncer.talks.startup import read_startup
+from bouncer.talks.startup import check_values, read_startup
 from tests.unit.talks.driver import FakeApp, FakeClient, startup
 
 
 @pytest.fixture(autouse=True)
-def tracks_search_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def rules_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(module, "_rules", None)
-    tracked.configure(["search_path"])
     yield
-    tracked.configure(["IntervalStyle"])
     module._rules = None
 
 
 def read(client: FakeClient, more: dict[str, str]) -> Any:
-    return read_startup(client, FakeApp().settings, startup(**more)[1])
+    start = read_startup(client, FakeApp().settings, startup(**more)[1])
+    check_values(start)
+    return start
 
 
 @pytest.mark.parametrize("value", ["public; set role x", "a b", '"a', "a,,b"])
