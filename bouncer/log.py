@@ -92,12 +92,12 @@ CONTROL: Final = {
 
 
 def tidy(text: str) -> str:
-    """Return *text* without newlines at its end, cut, and with later lines indented.
+    """Return *text* without empty lines at its end, cut, and with later lines indented.
 
     Clients choose names and parameters that stand in it.
     """
     # No character is shorter than a byte: what is cut here would be cut below.
-    text = text.rstrip("\n")[:TEXT_LIMIT]
+    text = (text.rstrip() if "\n" in text else text)[:TEXT_LIMIT]
     if not text.isprintable():
         text = text.translate(CONTROL)
     if len(text) > SURELY_SHORT:

@@ -35,7 +35,7 @@ def open_console(console, user="admin", **more):
 def test_psycopg_binds_parameters_on_the_server(console):
     with open_console(console) as connection:
         assert connection.execute("SHOW %s", ("VERSION",)).fetchall() == [
-            ("PgBouncer 1.25.2",)
+            ("PgBouncer 1.26.1",)
         ]
         connection.execute("SET default_pool_size = %s", (7,))
         asked = "SELECT value FROM config WHERE key = %s"
@@ -146,7 +146,7 @@ def test_asyncpg_fetches_typed_rows(console, console_url, cache):
     version, pools, stats, hosts = ask_asyncpg(
         console_url, ask, statement_cache_size=cache
     )
-    assert version == "PgBouncer 1.25.2"
+    assert version == "PgBouncer 1.26.1"
     assert [(row["database"], row["cl_active"]) for row in pools] == [("pgbouncer", 1)]
     assert stats["database"] == "pgbouncer"
     # Counted at the first command, and never again.

@@ -47,7 +47,7 @@ def test_psql_watches(console, lab):
         while seen < 3:
             line = process.stdout.readline()
             assert line, "psql ended"
-            seen += line == "PgBouncer 1.25.2\n"
+            seen += line == "PgBouncer 1.26.1\n"
     finally:
         process.kill()
         process.wait()

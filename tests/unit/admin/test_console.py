@@ -74,10 +74,10 @@ def test_auth_type_any_makes_everybody_a_stats_user() -> None:
     assert AdminConsole(app).rights("whoever", FakeClient()) == "stats"
 
 
-def test_welcome_has_the_seven_parameters() -> None:
+def test_welcome_has_the_eight_parameters() -> None:
     data = AdminConsole(FakeApp()).welcome()
-    assert data.count(b"S\0\0\0") == 7
-    assert b"server_version\x001.25.2/bouncer\0" in data
+    assert data.count(b"S\0\0\0") == 8
+    assert b"server_version\x001.26.1/bouncer\0" in data
 
 
 # Deferred replies

@@ -148,7 +148,7 @@ def test_show_of_a_parameter_is_described_by_its_portal() -> None:
         parse("SHOW $1"), bind([b"VERSION"]), describe("P"), execute(), SYNC
     )
     assert got[2]["fields"][0]["name"] == "version"
-    assert rows(got) == [["PgBouncer 1.25.2"]]
+    assert rows(got) == [["PgBouncer 1.26.1"]]
     got = talk.send(parse("SHOW $1"), describe("S"), SYNC)
     assert refusal(got)[0] == "0A000"
 

@@ -60,6 +60,7 @@ NOT_TOLD = {
                          "client_parses", "server_parses", "binds", "logins", "newer",
                          "older"), COUNTED),
         **dict.fromkeys(("welcomes", "last_welcome", "flagged", "idle_since"), CACHE),
+        **dict.fromkeys(("unreported", "learn_query"), "from the values of clients"),
         **dict.fromkeys(("last_error", "last_sqlstate", "refused_at", "evidence",
                          "last_lifetime_close", "held_told", "reached", "hosts",
                          "host_key"), ATTEMPTS),

@@ -9,12 +9,12 @@ from bouncer.pybouncer import pybouncer
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert pybouncer(["pybouncer", "version"]) == 0
     said = capsys.readouterr().out
-    assert said == f"pybouncer {__version__} (PgBouncer 1.25.2)\n"
+    assert said == f"pybouncer {__version__} (PgBouncer 1.26.1)\n"
 
 
 def test_without_a_command_it_is_pgbouncer(capsys: pytest.CaptureFixture[str]) -> None:
     assert pybouncer(["pybouncer", "--version"]) == 0
-    assert capsys.readouterr().out.startswith("PgBouncer 1.25.2\n")
+    assert capsys.readouterr().out.startswith("PgBouncer 1.26.1\n")
     assert pybouncer(["pybouncer"]) == 1
     assert capsys.readouterr().err.startswith(
         "pybouncer: no configuration file specified\n"

@@ -415,10 +415,8 @@ def test_ghsa_98qh_huge_iteration_count(logged: Lines, iterations: int) -> None:
     server = server_of(SECRETS["plain"])
     them = Postgres(iterations=iterations)
     assert dropped(server, SASL, them.first).reason == "failed to answer authreq"
-    assert logged.take() == [
-        f"ERROR S: p0/ann SCRAM iteration count {iterations} is above the limit of "
-        f"{MAX_ITERATIONS}"
-    ]
+    text = "malformed SCRAM message (invalid iteration count)"
+    assert logged.take() == [f"ERROR S: p0/ann {text}"]
 
 
 # Refusals
