@@ -19,7 +19,8 @@ from bouncer.relay.ledger cimport (
     COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, next_note)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
-from bouncer.relay.server cimport AWAITED, MOST_OWED, PH_APPLY, PH_RELAY, Server
+from bouncer.relay.server cimport (
+    AWAITED, MOST_OWED, PH_APPLY, PH_LEARN, PH_RELAY, Server)
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, recv
 from bouncer.relay.statements cimport (
     DEALLOCATED, MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending,
@@ -1349,6 +1350,8 @@ cdef class Client(Stream):
         server.client = None
         if server.replication:
             return server.end("replication client was closed", whole, False, "08P01")
+        if server.phase == PH_LEARN:
+            return 0                    # it finds its place when it has the answer
         if server.phase == PH_APPLY or not server.ledger.ready:
             return server.end("client disconnect while server was not ready",
                               whole, False, "08P01")

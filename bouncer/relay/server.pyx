@@ -897,17 +897,13 @@ cdef class Server(Stream):
     cdef bint learn(self, Client client) except -1:
         """Ask what its client has set or reset, before anybody else has it.
 
-        False when there is nobody who could have it on another server.
+        Whoever leaves meanwhile does not end it: the next client hangs on it, too.
         """
         if self.ledger.mixed and self.pool.mode != SESSION:
             return False                # it is probed first
         self.learn_due = False
         if (self.tracked is None or client.tracked is None or client.replication
-                or self.told() is None):
-            return False
-        if client.leaving is not None or self.pool.learn_query is None:
-            self.tracked = doubted(self.tracked, self.told(), {})
-            self.equal_to = None
+                or self.told() is None or self.pool.learn_query is None):
             return False
         client.held_back = True
         client.pause_reading()
@@ -970,7 +966,7 @@ cdef class Server(Stream):
         self.error = self.equal_to = None
         self.learn_reset = False
         if client is None:
-            return self.pool.settle(self, False)
+            return self.pool.release(self)
         if self.pool.mode == SESSION or self.release_due or not self.ledger.ready:
             if client.leaving is not None:
                 return client.finish()
