@@ -16,6 +16,7 @@ from tests.support import extensions
 from tests.support.ground import Ground, Postgres, Unusable
 from tests.support.ordinary import make_ordinary
 from tests.support.pooler import RunningPooler
+from tests.support.real import which_real
 
 ROOT = Path(__file__).resolve().parents[1]
 # Before the first test, and before xdist starts workers.
@@ -75,7 +76,7 @@ def stale_extensions() -> list[str]:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is tested, and warn when it is not what the sources say."""
-    lines = [f"pooler: {shlex.join(pooler_command(config))}"]
+    lines = [f"pooler: {shlex.join(pooler_command(config))}", which_real()]
     if stale := stale_extensions():
         lines.append(f"NOT BUILT since their last change: {', '.join(stale)}")
     return lines

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from tests.replay.lab import Unusable, program_command
 from tests.replay.passwords import scram_secret
 from tests.support.ground import PASSWORDS, Ground
 from tests.support.pooler import RunningPooler
+from tests.support.real import find_real
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS, PEER = "pybouncer", "peer"
@@ -38,12 +38,7 @@ def our_command(given: str | None) -> str:
 
 def find_peer() -> str:
     """The PgBouncer to compare with."""
-    oracle = ROOT.parent / "shared" / "oracle" / "pgbouncer-1.25.2"
-    places = [os.environ.get("PGBOUNCER_PEER"), str(oracle), "/usr/sbin/pgbouncer"]
-    for place in places:
-        if place and shutil.which(place):
-            return place
-    raise Unusable("no PgBouncer to compare with: apt-get install pgbouncer")
+    return find_real().path
 
 
 def version_of(ground: Ground, command: list[str]) -> str:

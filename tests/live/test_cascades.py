@@ -4,48 +4,36 @@ Each combination is a database of its own, so that one process of each kind does
 for all: `transaction_session` is transaction mode in front, session mode behind.
 """
 
-import os
-import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
-from tests.conftest import ROOT, missing
+from tests.conftest import missing
+from tests.replay.lab import Unusable
 from tests.replay.pooler import wait_for
 from tests.support.checker import Crew, Worker
 from tests.support.ground import Ground, Postgres
 from tests.support.pooler import RunningPooler
+from tests.support.real import Real, find_real
 from tests.support.wire import FakeClient
 
 from .conftest import MODES
 
 COMBINATIONS = [(front, back) for front in MODES for back in MODES]
-ORACLE = ROOT.parent / "shared" / "oracle" / "pgbouncer-1.25.2"
 ENOUGH = 120  # verified rows per combination
 ZONES = ["Etc/GMT+3", "Etc/GMT-5", "Etc/UTC", "Europe/Berlin"]
 
 
-class Real(NamedTuple):
-    """A PgBouncer: where, and whether it knows prepared statements (1.21)."""
-
-    path: str
-    has_statements: bool
-
-
-def real_pgbouncer() -> Real:
-    """The newest real PgBouncer there is; skips without one."""
-    for path in (os.environ.get("PGBOUNCER_PEER"), ORACLE, "/usr/sbin/pgbouncer"):
-        if path and Path(path).exists():
-            done = subprocess.run([path, "--version"], capture_output=True, text=True)
-            if done.returncode == 0:
-                words = done.stdout.split()[1].split(".")
-                return Real(str(path), (int(words[0]), int(words[1])) >= (1, 21))
-    missing("needs a PgBouncer: apt-get install pgbouncer")
-    raise AssertionError
+def real_pgbouncer(lab: Ground) -> Real:
+    """The real PgBouncer to compare with; skips without one."""
+    try:
+        return find_real(lab.identity)
+    except Unusable as problem:
+        missing(str(problem))
+        raise
 
 
 class Cascade(NamedTuple):
@@ -62,7 +50,7 @@ def cascade(
 ) -> Iterator[Cascade]:
     """Both poolers, started once for all combinations of modes."""
     kinds = request.param.split("/")
-    real = real_pgbouncer() if "real" in kinds else None
+    real = real_pgbouncer(lab) if "real" in kinds else None
     has_statements = real is None or real.has_statements
     settings: dict[str, Any] = {"default_pool_size": 2}
     if has_statements:

@@ -3,7 +3,6 @@ as for a real PgBouncer."""
 
 import csv
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -14,24 +13,17 @@ import pytest
 from psycopg import sql
 
 from bouncer.config.load import load
+from tests.replay.lab import Unusable
 from tests.replay.pooler import Pooler, wait_for
 from tests.support.examples import examples
+from tests.support.real import find_real
 
 ALL = examples()
 # What a real PgBouncer 1.25.2 cannot load.
 OURS_ONLY = {"newer-than-1.25.2", "own-section"}
-ORACLE = Path(__file__).resolve().parents[3] / "shared/oracle/pgbouncer-1.25.2"
 COMPARED = ("CONFIG", "DATABASES", "USERS", "PEERS")
 SIZES = ("pool_size", "reserve_pool_size")
 COUNTS = {"current_connections", "current_client_connections"}
-
-
-def peer_program():
-    """A real PgBouncer, or None."""
-    for path in (os.environ.get("PGBOUNCER_PEER"), ORACLE, "/usr/sbin/pgbouncer"):
-        if path and Path(path).exists():
-            return str(path)
-    return None
 
 
 class Running(Pooler):
@@ -212,12 +204,13 @@ def release_of(program, lab):
 
 @pytest.mark.compat
 def test_it_means_the_same_to_a_real_pgbouncer(example, running, lab, postgres):
-    program = peer_program()
-    if program is None:
-        pytest.skip("needs a real PgBouncer: apt-get install pgbouncer")
-    theirs, ours = release_of([program], lab), release_of(lab.command, lab)
-    if theirs != ours:
-        pytest.skip(f"compares with PgBouncer {ours}; {program} is {theirs}")
+    try:
+        peer = find_real(lab.identity)
+    except Unusable as problem:
+        pytest.skip(str(problem))
+    program, ours = peer.path, release_of(lab.command, lab)
+    if peer.line.removeprefix("PgBouncer ").rpartition(".")[0] != ours:
+        pytest.skip(f"compares with PgBouncer {ours}, not with {peer}")
     if example.name in OURS_ONLY:
         pytest.skip("has settings that no released PgBouncer knows")
     if not example.has_socket:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.replay.lab import Unusable
 from tests.replay.pooler import wait_for
+from tests.support.real import find_real
 
 
 @pytest.fixture
@@ -162,12 +164,13 @@ def test_debian_exporter_scrapes(console, collect):
 def test_debian_exporter_sees_what_it_sees_of_the_real_one(
     console, collect, pooler, lab, free_port
 ):
-    found = sorted(Path(__file__).parents[3].glob("shared/oracle/pgbouncer-1.25*"))
-    programs = [path for path in found if path.is_file()]
-    programs += [path / "pgbouncer" for path in found if (path / "pgbouncer").is_file()]
-    if not programs:
-        pytest.skip("no ../shared/oracle beside this checkout")
-    real = pooler({"pool_mode": "transaction"}, command=[str(programs[0])])
+    try:
+        peer = find_real(lab.identity)
+    except Unusable as problem:
+        pytest.skip(str(problem))
+    if peer.version < (1, 26, 0):
+        pytest.skip(f"compares with PgBouncer 1.26, not with {peer}")
+    real = pooler({"pool_mode": "transaction"}, command=[peer.path])
     scrapes = []
     for one in (console, real):
         with one.connect() as client:

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,19 +16,19 @@ import pytest
 from tests.replay.pooler import wait_for
 from tests.support.ground import Ground, Postgres
 from tests.support.pooler import RunningPooler
+from tests.support.real import DEBIAN, peers_place
 
-ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = 50
 OURS = "ours"
-DEBIAN = "/usr/sbin/pgbouncer"
-ORACLE = str(ROOT.parent / "shared" / "oracle" / "pgbouncer-1.25.2")
+# Debian 13's, 1.24.1: the last release line that hands over is 1.25.
+TRIXIE = str(peers_place() / "bin-trixie" / "pgbouncer")
 
 DIRECTIONS = [
     (OURS, OURS),
     (DEBIAN, OURS),
-    (ORACLE, OURS),
+    (TRIXIE, OURS),
     (OURS, DEBIAN),
-    (OURS, ORACLE),
+    (OURS, TRIXIE),
 ]
 # A pool smaller than the number of clients: at any moment some of them wait.
 SETTINGS = {
@@ -43,7 +42,7 @@ SETTINGS = {
 
 def name_of(program: str) -> str:
     """Return how a program is called in the names of tests."""
-    return {OURS: "ours", DEBIAN: "debian", ORACLE: "oracle"}[program]
+    return {OURS: "ours", DEBIAN: "debian", TRIXIE: "trixie"}[program]
 
 
 class Ledger:
@@ -174,7 +173,7 @@ def command_of(program: str, lab: Ground) -> list[str]:
         command: list[str] = lab.command
         return command
     if not os.path.exists(program):
-        pytest.skip(f"needs a real PgBouncer at {program}")
+        pytest.skip(f"needs a real PgBouncer at {program} (tests/support/peers)")
     return [program]
 
 
@@ -215,7 +214,7 @@ def test_takeovers_in_a_row_from_a_real_one_to_us_and_back(
     pooler: Any,
     successor: Callable[..., Successor],
 ) -> None:
-    real = command_of(ORACLE, lab)
+    real = command_of(TRIXIE, lab)
     settings = dict(SETTINGS) | {"default_pool_size": CLIENTS + 10}
     first = pooler(settings, command=real, may_end=True, run=False)
     first.log_file = first.directory / "old.log"
@@ -307,7 +306,7 @@ def test_takeover_that_cannot_serve_a_client_leaves_everything_as_it_was(
     first.wait_for_log("admin disappeared when suspended, doing RESUME")
 
 
-@pytest.mark.parametrize("new", [OURS, DEBIAN, ORACLE], ids=name_of)
+@pytest.mark.parametrize("new", [OURS, DEBIAN, TRIXIE], ids=name_of)
 def test_takeover_leaves_tls_clients_with_the_old_process_until_they_go(
     new: str,
     lab: Ground,
