@@ -15,11 +15,11 @@ from inspect import isawaitable
 from typing import Any, Final
 
 from admin.encode import Column, Value, columns_of
-from admin.grammar import Assignment, Command
+from admin.grammar import HELP_ASKED, Assignment, Command
 from admin.owed import Owed
 from admin.parameters import may_be_set
 from admin.postgres import Plain
-from admin.show import HELP, App, Topic, topic_of
+from admin.show import HELP, HELP_OF_OURS, App, Topic, topic_of
 from bouncer import log
 from bouncer.config.masking import without_secrets
 from bouncer.errors import CommandError, ConfigError, Disconnect, TlsKept
@@ -126,7 +126,7 @@ class Asked:
     def need_running(self) -> None:
         """Refuse while everything is paused or suspended."""
         if self.app.global_mode != "none":
-            raise CommandError("already suspended/paused")
+            raise CommandError("already paused")
 
     def issued(self, what: str) -> None:
         """Log the command."""
@@ -179,7 +179,7 @@ def describe(statement: Statement, app: App, rights: str) -> tuple[Column, ...]:
     if isinstance(statement, Command) and statement.word in ("SHOW", "SELECT"):
         if statement.argument.upper() == HAPROXY:
             return _haproxy_columns(app)
-        topic = topic_of(statement.argument)
+        topic = topic_of(statement.argument, app)
         if topic is not None and not (topic.admin_only and rights != ADMIN):
             return topic.shape
     return ()
@@ -187,14 +187,20 @@ def describe(statement: Statement, app: App, rights: str) -> tuple[Column, ...]:
 
 # Looking
 
+_USAGES: Final = {
+    "HELP": Notice("Console usage", HELP),
+    HELP_ASKED: Notice("What pybouncer has beyond PgBouncer", HELP_OF_OURS),
+}
+
 
 def _show(asked: Asked) -> Reply:
-    if asked.argument.upper() == "HELP":
-        return Done("SHOW", (Notice("Console usage", HELP),))
+    usage = _USAGES.get(asked.argument.upper())
+    if usage is not None:
+        return Done("SHOW", (usage,))
     if asked.argument.upper() == HAPROXY:
         shape = _haproxy_columns(asked.app)
         return Gathered(shape, asked.app.haproxy.rows())
-    topic = topic_of(asked.argument)
+    topic = topic_of(asked.argument, asked.app)
     if topic is None:
         raise asked.invalid()
     if topic.admin_only:
@@ -202,9 +208,10 @@ def _show(asked: Asked) -> Reply:
     return Rows(topic)
 
 
-def is_topic(name: str) -> bool:
+def is_topic(name: str, app: App) -> bool:
     """Whether there is a SHOW *name*."""
-    return name.upper() in ("HELP", HAPROXY) or topic_of(name) is not None
+    known = name.upper()
+    return known in _USAGES or known == HAPROXY or topic_of(name, app) is not None
 
 
 def _haproxy_columns(app: App) -> tuple[Column, ...]:
@@ -255,7 +262,7 @@ def _resume(asked: Asked) -> Reply:
     if not name:
         if app.global_mode == "none":
             raise CommandError(
-                "pooler is not paused/suspended"
+                "pooler is not paused"
                 if app.shutdown_mode is None
                 else "pooler is shutting down"
             )
@@ -311,8 +318,7 @@ def _enable(asked: Asked) -> Reply:
     if not asked.argument:
         raise CommandError("a database is required")
     asked.issued("ENABLE")
-    # "disable" is what 1.25.2 says here too.
-    asked.app.enable(asked.database("cannot disable admin db", create=False))
+    asked.app.enable(asked.database("cannot enable admin db", create=False))
     return Done("ENABLE")
 
 

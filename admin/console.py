@@ -86,10 +86,10 @@ EXTENDED: Final = frozenset(
         int(Frontend.FE_SYNC),
     }
 )
-# Known to the protocol, of no use here.
-UNSUPPORTED: Final = frozenset(
+FE_FUNCTION_CALL: Final = int(Frontend.FE_FUNCTION_CALL)
+# Without a COPY they mean nothing, and are dropped, as PostgreSQL does.
+OF_COPY: Final = frozenset(
     {
-        int(Frontend.FE_FUNCTION_CALL),
         int(Frontend.FE_COPY_DATA),
         int(Frontend.FE_COPY_DONE),
         int(Frontend.FE_COPY_FAIL),
@@ -217,10 +217,12 @@ class Session:
             code, body = yield READ
             if code == FE_TERMINATE:
                 raise Disconnect("client close request", notify=False)
+            if code in OF_COPY:
+                continue
             if not self.spoken:
                 self.spoken = True
                 self.app.console_command(self.client)
-            if self.extended.failed and code in UNSUPPORTED | {FE_QUERY}:
+            if self.extended.failed and code in (FE_FUNCTION_CALL, FE_QUERY):
                 continue  # PostgreSQL protocol: all is dropped until Sync
             if code == FE_QUERY:
                 yield from self.query(body)
@@ -229,7 +231,7 @@ class Session:
                 yield from self.extended.message(code, body)
                 if not self.extended.open:
                     self.answered()
-            elif code in UNSUPPORTED:
+            elif code == FE_FUNCTION_CALL:
                 text = f"unsupported packet type for admin console: {code}"
                 refused = self.refusal(CommandError(text))
                 self.client.write(refused + self.block.ready)
@@ -367,7 +369,7 @@ class Session:
         if isinstance(command, Command):
             known = command.word in COMMANDS
             if command.word in ("SHOW", "SELECT") and not command.parameter:
-                known = is_topic(command.argument)
+                known = is_topic(command.argument, self.app)
         if command is not None and known:
             return command
         if not answerable(statement):

@@ -60,6 +60,14 @@ _COMMAND_WITH_PARAMETER: Final = _command(_PARAMETER)
 _SET_WITH_PARAMETER: Final = _assignment(_PARAMETER)
 
 
+# The one command of three words, which no rule of PgBouncer's would take.
+HELP_ASKED: Final = "PYBOUNCER HELP"
+_HELP_ASKED: Final = re.compile(
+    _BLANK + rb"*SHOW" + _BLANK + rb"+PYBOUNCER" + _BLANK + rb"+HELP" + _END,
+    re.IGNORECASE,
+)
+
+
 class Command(NamedTuple):
     """A command word in upper case and its argument, "" when there is none.
 
@@ -100,6 +108,8 @@ def parse(text: bytes) -> Statement | None:
         if len(value) > LONGEST_VALUE:
             raise CommandError("bad arguments")
         return Assignment(_key(key), _plain(value))
+    if _HELP_ASKED.fullmatch(text):
+        return Command("SHOW", HELP_ASKED)
     return None
 
 

@@ -8,15 +8,18 @@ readers and strict readers exist, so nothing is ever added, dropped or moved.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from admin import parameters
 from admin.encode import Column, Value, columns
-from bouncer import COMPATIBLE_VERSION
+from bouncer import COMPATIBLE_VERSION, __version__
+from bouncer.config.params import OURS, ROWS
 from bouncer.config.settings import config_rows
+from bouncer.relay import checked
 from bouncer.snapshot import (
     FD_COLUMNS,
     FdRow,
@@ -144,8 +147,9 @@ def _plain(method: str) -> Callable[[App, int], Iterable[Row]]:
 
 # Statistics
 
-# Fields of a StatsRow: the database, 11 totals, 11 averages.
-_AVERAGES: Final = 12
+# Fields of a StatsRow: the database, 12 totals, 12 averages. The last of each came with
+# 1.26.
+_AVERAGES: Final = 13
 
 
 def _stats_totals(app: App, asking: int) -> Iterator[Row]:
@@ -168,6 +172,7 @@ _COUNTERS: Final = (
     "ps_client_parse_count",
     "ps_server_parse_count",
     "ps_bind_count",
+    "client_login_count",
 )
 _TOTAL_NAMES: Final = [
     f"{kind}_{name}" for kind in ("total", "avg") for name in _COUNTERS
@@ -188,16 +193,32 @@ def _version(app: App, asking: int) -> Iterator[Row]:
 
 def _state(app: App, asking: int) -> Iterator[Row]:
     mode = app.global_mode
-    for key, its_mode in (
-        ("active", "none"),
-        ("paused", "pause"),
-        ("suspended", "suspend"),
+    yield ("active", "yes" if mode == "none" else "no")
+    yield ("paused", "yes" if mode == "pause" else "no")
+    if mode == "suspend":  # which PgBouncer has no longer
+        yield ("suspended", "yes")
+
+
+def _pybouncer(app: App, asking: int) -> Iterator[Row]:
+    """Show what we are, and the settings of our own: value, default, where, how."""
+    uptime = max(int(time.time()) - app.started_at // MILLION, 0)
+    for key, value in (
+        ("version", __version__),
+        ("build", "debug" if checked.is_debug() else "release"),
+        ("uptime", str(uptime)),
+        ("tls", ssl.OPENSSL_VERSION),
     ):
-        yield (key, "yes" if mode == its_mode else "no")
+        yield (key, value, None, None, None)
+    for param in ROWS:
+        if param.section == OURS:
+            changed = "RELOAD" if param.reload else "restart"
+            source = app.config.sources.get(param.name)
+            shown = app.settings.show(param.name)
+            yield (param.name, shown, param.default, source, changed)
 
 
 def _config(app: App, asking: int) -> Iterable[Row]:
-    return config_rows(app.settings)
+    return config_rows(app.settings, app.config.sources)
 
 
 def _mem(app: App, asking: int) -> Iterator[Row]:
@@ -273,12 +294,16 @@ TOPICS: Final[dict[str, Topic]] = {
         columns("t: database n: " + " ".join(StatsRow._fields[1:])), _plain("stats")
     ),
     "STATS_TOTALS": Topic(
-        columns(_COUNTS + "client_parse_count server_parse_count bind_count"),
+        columns(
+            _COUNTS
+            + "client_parse_count server_parse_count bind_count client_login_count"
+        ),
         _stats_totals,
     ),
     "STATS_AVERAGES": Topic(
         columns(
-            _COUNTS + "avg_client_parse_count avg_server_parse_count avg_bind_count"
+            _COUNTS + "avg_client_parse_count avg_server_parse_count avg_bind_count "
+            "avg_client_login_count"
         ),
         _stats_averages,
     ),
@@ -289,6 +314,9 @@ TOPICS: Final[dict[str, Topic]] = {
     "DNS_HOSTS": Topic(columns("t: hostname q: ttl t: addrs"), _dns_hosts),
     "DNS_ZONES": Topic(columns("t: zonename q: serial i: count"), _plain("dns_zones")),
     "VERSION": Topic(columns("t: version"), _version, table=False),
+    "PYBOUNCER": Topic(
+        columns("t: key value default source changeable"), _pybouncer, table=False
+    ),
     "FDS": Topic(
         columns(" ".join(f"{one.kind}: {one.name}" for one in FD_COLUMNS)),
         _fds,
@@ -296,6 +324,31 @@ TOPICS: Final[dict[str, Topic]] = {
         table=False,
     ),
 }
+
+# With `show_columns = 1.25`, for tools that read by position or know all names: what
+# they were before logins were counted. SELECT has all columns.
+OLD_COLUMNS: Final = "1.25"
+_LOGIN_COUNT: Final = "client_login_count"
+
+
+def _without_logins(topic: Topic) -> Topic:
+    """Leave out the columns that count logins."""
+    kept = [at for at, one in enumerate(topic.shape) if _LOGIN_COUNT not in one.name]
+
+    def rows(app: App, asking: int) -> Iterator[Row]:
+        return ([row[at] for at in kept] for row in topic.rows(app, asking))
+
+    return replace(topic, shape=tuple(topic.shape[at] for at in kept), rows=rows)
+
+
+def _old_totals(app: App, asking: int) -> Iterator[Row]:
+    return (row for row in _totals(app, asking) if _LOGIN_COUNT not in str(row[0]))
+
+
+BEFORE_LOGINS: Final = {
+    name: _without_logins(TOPICS[name])
+    for name in ("STATS", "STATS_TOTALS", "STATS_AVERAGES")
+} | {"TOTALS": replace(TOPICS["TOTALS"], rows=_old_totals)}
 
 # SELECT calls what SHOW writes as a padded, repeated text by its true values.
 USERS_TABLE: Final = Topic(
@@ -309,7 +362,7 @@ USERS_TABLE: Final = Topic(
 _USAGE: Final = """
 SHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
 SHOW PEERS|PEER_POOLS
-SHOW FDS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
+SHOW SOCKETS|ACTIVE_SOCKETS|LISTS|MEM|STATE
 SHOW DNS_HOSTS|DNS_ZONES
 SHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 SET key = arg
@@ -321,25 +374,30 @@ ENABLE <db>
 RECONNECT [<db>]
 KILL [<db>]
 KILL_CLIENT <client_id>
-SUSPEND
 SHUTDOWN
 SHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
 WAIT_CLOSE [<db>]"""
-# Behind PgBouncer's own lines: what only we have.
+# What only we have: PgBouncer's own list stays as it is.
 _OURS: Final = """
+SHOW PYBOUNCER
+SHOW PYBOUNCER HELP
 SHOW HAPROXY
+SHOW FDS
+SUSPEND
 SELECT <columns> FROM clients|servers|pools|stats|databases|users|config \
 [WHERE ...] [GROUP BY ...] [ORDER BY ...] [LIMIT n]
-any SHOW with rows, except FDS and VERSION, is such a table"""
+any SHOW with rows, except FDS, PYBOUNCER and VERSION, is such a table"""
 
-HELP: Final = (_USAGE + _OURS).replace("\n", "\n\t")
+HELP: Final = _USAGE.replace("\n", "\n\t")
+HELP_OF_OURS: Final = _OURS.replace("\n", "\n\t")
 
 
-def topic_of(name: str) -> Topic | None:
+def topic_of(name: str, app: App) -> Topic | None:
     """Find what SHOW *name* shows, in any case; None when there is no such thing."""
     topic = TOPICS.get(name.upper())
     if topic is not None:
-        return topic
+        old = app.settings.show_columns == OLD_COLUMNS
+        return BEFORE_LOGINS.get(name.upper(), topic) if old else topic
     # What drivers ask for by themselves.
     known = name.lower()
     if known not in parameters.ALL:

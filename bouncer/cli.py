@@ -349,7 +349,7 @@ class Program:
     def pause(self) -> None:
         """SIGUSR1: PAUSE."""
         if self.app.global_mode != "none":
-            log.info("got SIGUSR1, but already paused/suspended")
+            log.info("got SIGUSR1, but already paused")
             return
         log.info("got SIGUSR1, pausing all activity")
         self.app.pause()
@@ -363,7 +363,7 @@ class Program:
         ):
             log.info("got SIGUSR2 while shutting down, ignoring")
         elif self.app.global_mode == "none":
-            log.info("got SIGUSR2, but not paused/suspended")
+            log.info("got SIGUSR2, but not paused")
         else:
             word = "SUSPEND" if self.app.global_mode == "suspend" else "PAUSE"
             log.info(f"got SIGUSR2, continuing from {word}")

@@ -17,17 +17,12 @@ Usage:
 Options:
   -d, --daemon         run in background (as a daemon)
   -q, --quiet          run quietly
-  -R, --reboot         do an online reboot
   -u, --user=USERNAME  assume identity of USERNAME
   -v, --verbose        increase verbosity
   -V, --version        show version, then exit
   -h, --help           show this help, then exit
 
-Not in PgBouncer:
-      --check          read the configuration, report what is wrong, then exit
-      --explain        say what the configuration amounts to, then exit
-
-This is pybouncer, which takes PgBouncer's place.
+Report bugs to <https://github.com/pgbouncer/pgbouncer/issues>.
 PgBouncer home page: <https://www.pgbouncer.org/>
 """
 

@@ -4,6 +4,7 @@
     pybouncer check FILE         = pgbouncer --check FILE
     pybouncer explain ... FILE   = pgbouncer --explain ... FILE
     pybouncer version
+    pybouncer --help
     pybouncer [OPTION]... FILE   = pgbouncer [OPTION]... FILE
 
 Apart from `bouncer.cli`, so that a pooler does not load what only HAProxy needs.
@@ -19,6 +20,28 @@ from bouncer.check.main import check_main
 from bouncer.cli import pgbouncer
 from ha import cli as ha_cli
 
+HELP: Final = """\
+pybouncer is a connection pooler for PostgreSQL that takes PgBouncer's place.
+
+Usage:
+  pybouncer [OPTION]... CONFIG_FILE     as pgbouncer: see pgbouncer --help
+  pybouncer check CONFIG_FILE           the same as --check
+  pybouncer explain CONFIG_FILE         the same as --explain
+  pybouncer ha ...                      render, check, watch and steer HAProxy
+  pybouncer version                     show both versions, then exit
+
+Options that pgbouncer --help does not list, of pgbouncer, too:
+  -R, --reboot         do an online reboot
+      --check          read the configuration, report what is wrong, then exit
+      --explain        say what the configuration amounts to, then exit
+"""
+
+
+def show_help(arguments: Sequence[str]) -> int:
+    """List what is ours: `pgbouncer --help` is PgBouncer's to the byte."""
+    print(HELP, end="")
+    return 0
+
 
 def version(arguments: Sequence[str]) -> int:
     """Say which of us this is, and which PgBouncer it stands in for."""
@@ -30,6 +53,9 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "check": check_main,
     "explain": explain_main,
     "ha": ha_cli.main,
+    "help": show_help,
+    "-h": show_help,
+    "--help": show_help,
     "version": version,
 }
 

@@ -173,6 +173,7 @@ class StatsRow(NamedTuple):
     total_client_parse_count: int
     total_server_parse_count: int
     total_bind_count: int
+    total_client_login_count: int
     avg_server_assignment_count: int
     avg_xact_count: int
     avg_query_count: int
@@ -184,6 +185,7 @@ class StatsRow(NamedTuple):
     avg_client_parse_count: int
     avg_server_parse_count: int
     avg_bind_count: int
+    avg_client_login_count: int
 
 
 class FdRow(NamedTuple):

@@ -11,7 +11,8 @@ from typing import Any
 from bouncer.snapshot import StatsRow
 
 SECOND = 1_000_000
-NONE = (0,) * 11
+COUNTERS = 12
+NONE = (0,) * COUNTERS
 ASSIGNMENTS, TRANSACTIONS, QUERIES, SERVER_BYTES = 0, 1, 2, 4
 TRANSACTION_US, QUERY_US, WAIT_US = 5, 6, 7
 
@@ -25,7 +26,7 @@ class Stats:
 
     def tick(self, pools: Iterable[Any], now: int) -> str:
         """Rotate the snapshots; returns the text of the periodic log line."""
-        change = [0] * 11
+        change = [0] * COUNTERS
         for pool in pools:
             current = pool.counters()
             if current == pool.newer:
@@ -39,7 +40,8 @@ class Stats:
         return (
             f"stats: {rates[1]} xacts/s, {rates[2]} queries/s, "
             f"{rates[8]} client parses/s, {rates[9]} server parses/s, "
-            f"{rates[10]} binds/s, in {rates[3]} B/s, out {rates[4]} B/s, "
+            f"{rates[10]} binds/s, {rates[11]} client logins/s, "
+            f"in {rates[3]} B/s, out {rates[4]} B/s, "
             f"xact {rates[5]} us, query {rates[6]} us, wait {rates[7]} us"
         )
 
@@ -51,12 +53,12 @@ class Stats:
         past: Iterable[tuple[int, ...]] = (),
     ) -> StatsRow:
         """Totals and averages of *pools* taken together; *past* adds to the totals."""
-        totals = [0] * 11
-        change = [0] * 11
+        totals = [0] * COUNTERS
+        change = [0] * COUNTERS
         for pool in pools:
             current = pool.counters()
             older = pool.older or NONE
-            for i in range(11):
+            for i in range(COUNTERS):
                 totals[i] += current[i]
                 change[i] += current[i] - older[i]
         for counted in past:

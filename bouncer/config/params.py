@@ -51,8 +51,8 @@ class Param:
     """One setting of `[pgbouncer]`, or of our own section `[pybouncer]`.
 
     *also* says who can override it, under *override* if that has another name.
-    *later* marks what 1.25.2 does not know: SHOW CONFIG has it only while it differs
-    from its default.
+    *dropped* marks what PgBouncer has no longer: SHOW CONFIG has it only where the file
+    sets it.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Param:
     override: str = ""
     minimum: int | None = None
     forbidden: str | None = None
-    later: bool = False
+    dropped: bool = False
     # Accepted, but nothing does what it says yet: the log tells whoever sets it.
     reserved: bool = False
     section: str = MAIN
@@ -198,8 +198,8 @@ ROWS: Final = (
     Param("peer_id", INT, "0"),
     Param("pidfile", STRING, "", reload=False),
     Param("pkt_buf", INT, "4096", reload=False),
+    Param("pool_idle_timeout", TIME, "0"),
     Param("pool_mode", ENUM, "session", choices=POOL_MODES, also=DATABASE | USER),
-    Param("pool_idle_timeout", TIME, "0", later=True),
     Param("query_timeout", TIME, "0", also=USER),
     Param("query_wait_notify", INT, "5"),
     Param("query_wait_timeout", TIME, "120", also=DATABASE | USER),
@@ -229,7 +229,7 @@ ROWS: Final = (
     # PgBouncer takes a negative period and then spins, flooding its log.
     Param("stats_period", INT, "60", minimum=0),
     Param("stats_users", STRING, ""),
-    Param("suspend_timeout", TIME, "10"),
+    Param("suspend_timeout", TIME, "10", dropped=True),
     Param("syslog", INT, "0"),
     Param("syslog_facility", STRING, "daemon"),
     Param("syslog_ident", STRING, "pgbouncer"),
@@ -267,6 +267,7 @@ ROWS: Final = (
     Param("parallel_logins", INT, "1", minimum=1, section=OURS),
     Param("proxy_protocol_networks", STRING, "", section=OURS),
     Param("proxy_protocol_send", INT, "0", minimum=0, section=OURS),
+    Param("show_columns", ENUM, "1.26", choices=("1.25", "1.26"), section=OURS),
     Param("workers", INT, "1", reload=False, minimum=1, reserved=True, section=OURS),
 )
 

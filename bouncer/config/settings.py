@@ -7,6 +7,7 @@ Durations are seconds. A name that a file leaves out is None in `Database` and
 `UserOptions`: what then counts is asked of `bouncer.pool.limits`, nowhere else.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
@@ -72,8 +73,8 @@ class Settings:
     peer_id: int
     pidfile: str
     pkt_buf: int
-    pool_mode: str
     pool_idle_timeout: float
+    pool_mode: str
     query_timeout: float
     query_wait_notify: int
     query_wait_timeout: float
@@ -135,6 +136,7 @@ class Settings:
     parallel_logins: int
     proxy_protocol_networks: str
     proxy_protocol_send: int
+    show_columns: str
     workers: int
 
     @classmethod
@@ -177,19 +179,22 @@ class Settings:
 ConfigRow: TypeAlias = tuple[str, str | None, str | None, str]
 
 
-def has_row(param: Param, settings: Settings) -> bool:
+def has_row(param: Param, sources: Container[str]) -> bool:
     """Whether SHOW CONFIG has a row for *param*.
 
-    What 1.25.2 does not know shows only while it is in use, so that with every file
-    that 1.25.2 can load the output is exactly its own.
+    What PgBouncer has no longer shows only where the file sets it: with every file that
+    PgBouncer can load the output is exactly its own.
     """
     if param.section != MAIN:
         return False
-    return not param.later or getattr(settings, param.name) != param.initial()
+    return not param.dropped or param.name in sources
 
 
-def config_rows(settings: Settings) -> list[ConfigRow]:
-    """Return the rows of SHOW CONFIG: key, value, default, changeable."""
+def config_rows(settings: Settings, sources: Container[str] = ()) -> list[ConfigRow]:
+    """Return the rows of SHOW CONFIG: key, value, default, changeable.
+
+    *sources* has the names of the settings that a file sets.
+    """
     return [
         (
             param.name,
@@ -198,7 +203,7 @@ def config_rows(settings: Settings) -> list[ConfigRow]:
             "yes" if param.reload else "no",
         )
         for param in ROWS
-        if has_row(param, settings)
+        if has_row(param, sources)
     ]
 
 

@@ -251,7 +251,7 @@ class ServerPool(Pool):
         )
 
     def counters(self) -> tuple[int, ...]:
-        """The eleven counters in the order of SHOW STATS."""
+        """The twelve counters in the order of SHOW STATS."""
         return (
             self.assignments,
             self.transactions,
@@ -264,4 +264,5 @@ class ServerPool(Pool):
             self.client_parses,
             self.server_parses,
             self.binds,
+            self.logins,
         )

@@ -212,6 +212,7 @@ cdef class Door:
         cdef bytes key = self.new_key()
         client.tracked = known.tracked
         client.cancel_key = key
+        known.pool.logins += 1
         size = before + len(key) + after
         if size <= LONGEST_WELCOME and buf_size(&client.out) == 0:
             memcpy(text, <const char*>known.before, before)
@@ -230,7 +231,6 @@ cdef class Door:
         client.startup_params = None
         client.welcome_done()
         pool.clients.push_tail(client)
-        pool.logins += 1
         pool.idle_since = client.poller.now
         if client.cancel_key is not None:
             self.keys[client.cancel_key] = client

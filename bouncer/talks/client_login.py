@@ -165,6 +165,7 @@ def known_login(client: Any, app: Any, known: Any, begun: Any) -> Talk:
 def come_in(client: Any, app: Any, login: Login) -> Talk:
     """What comes behind the proof: last checks, and the welcome once it is known."""
     check_way_in(client, app, login)
+    client.pool.logins += 1  # before the welcome has come, as PgBouncer
     if login.console is None:
         waiter = client.pool.welcome_waiter(client)
         if waiter is not None:
@@ -331,6 +332,7 @@ def welcome_own_user(client: Any, app: Any, login: Login) -> Any:
     # He is nobody's client: the database counts him, his name does not.
     app.limits.admit_client(client, login.database, None, True)
     choose_pool(client, app, login)
+    client.pool.logins += 1
     send_welcome(client, app, login.console.welcome())
     return login.console.converse(client, "admin", True)
 

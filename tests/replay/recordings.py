@@ -9,14 +9,13 @@ from pathlib import Path
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "recordings"
 # What stands beside the recordings of 1.26.1, of the same form; only `cases(suite, path)` plays it.
-# "restart": what 1.25.2 still had and we keep. "after": settings that were recorded from the tree before 1.26.
+# "restart": what 1.25.2 still had and we keep.
 BESIDE = {
     "restart": {
         "ini": RECORDINGS / "ini_restart_1_25",
         "console": RECORDINGS / "admin_restart_1_25.json",
         "wire": RECORDINGS / "wire_restart_1_25.json",
     },
-    "after": {"ini": RECORDINGS / "ini_after", "console": RECORDINGS / "admin_golden_after.json"},
 }
 # The corpus holds other people's configurations and stays outside of this project: it is
 # played where a checkout has it beside itself.

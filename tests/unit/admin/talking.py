@@ -66,8 +66,8 @@ def socket_row(**values: Any) -> SocketRow:
 
 
 def stats_row(database: str) -> StatsRow:
-    """Counters 1 to 11, averages 101 to 111."""
-    return StatsRow(database, *range(1, 12), *range(101, 112))
+    """Counters 1 to 12, averages 101 to 112."""
+    return StatsRow(database, *range(1, 13), *range(101, 113))
 
 
 class FakeDatabase:
@@ -102,7 +102,7 @@ class FakeApp:
         names = ["bench", "Mixed", "weird-db"] if config is None else config.databases
         automatic = config is not None and config.autodb is not None
         self.registry = FakeRegistry(names, automatic)
-        self.config = config
+        self.config = config or Configuration(self.settings)
         self.path = path
         self.global_mode = "none"
         self.shutdown_mode: str | None = None
@@ -185,7 +185,6 @@ class FakeApp:
     def reload(self) -> None:
         if self.reload_error:
             raise ConfigError(self.reload_error)
-        assert self.config is not None
         before = replace(self.config, settings=self.settings)
         self.settings = load(str(self.path), before).settings
 

@@ -476,7 +476,21 @@ def test_other_consoles_get_rows_only(changes: dict[str, Any]) -> None:
 # Sheer nonsense
 
 
+@pytest.mark.parametrize("failed", [False, True])
+@pytest.mark.parametrize("kind", ["d", "c", "f"])
+def test_messages_of_a_copy_are_dropped_where_there_is_none(
+    kind: str, failed: bool
+) -> None:
+    """They ended the session, and drivers that give a COPY up send them late."""
+    talk = console()
+    if failed:
+        talk.send(packet("P", b"\0SHOW NOTHING\0\0\0"))
+    got = talk.send(packet(kind, b"abc\0"), packet("S", b""), query("SHOW VERSION"))
+    assert kinds(got)[-2:] == ["CommandComplete", "ReadyForQuery"]
+    assert "EOF" not in kinds(got)
+
+
 def test_unsupported_messages_drop_the_connection_with_both_errors() -> None:
-    got = console().send(packet("d", b"abc"), query("SHOW STATE"))
+    got = console().send(packet("F", b"abc"), query("SHOW STATE"))
     assert kinds(got) == ["ErrorResponse", "ReadyForQuery", "ErrorResponse", "EOF"]
     assert dict(got[2]["fields"])["M"] == "bad packet"

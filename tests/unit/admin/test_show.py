@@ -1,17 +1,29 @@
 """What SHOW writes for raw rows."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from admin.show import TOPICS
-from tests.unit.admin.talking import Conversation, FakeApp, console, socket_row
+from bouncer import __version__
+from tests.unit.admin.talking import (
+    SYNC,
+    Conversation,
+    FakeApp,
+    bind,
+    console,
+    describe,
+    execute,
+    parse,
+    socket_row,
+)
 
 # monitoring.md section 2: positional and strict readers count these.
 WIDTHS = {
-    "STATS": 23,
-    "STATS_TOTALS": 12,
-    "STATS_AVERAGES": 12,
+    "STATS": 25,
+    "STATS_TOTALS": 13,
+    "STATS_AVERAGES": 13,
     "TOTALS": 2,
     "POOLS": 17,
     "PEER_POOLS": 5,
@@ -30,6 +42,7 @@ WIDTHS = {
     "STATE": 2,
     "VERSION": 1,
     "FDS": 15,
+    "PYBOUNCER": 5,
 }
 
 
@@ -85,7 +98,7 @@ def test_time_that_is_unset_shows_as_now() -> None:
 
 
 def test_users_without_sizes_of_their_own_have_empty_ones() -> None:
-    """1.25.2 repeats those of the row above; that was corrected after it."""
+    """1.25.2 repeated those of the row above."""
     got = rows(console().ask("SHOW USERS"))
     assert [row[1:3] for row in got] == [
         ["", ""],
@@ -123,18 +136,19 @@ def test_mem_multiplies() -> None:
 
 def test_totals_name_their_counters_in_order() -> None:
     got = rows(console().ask("SHOW TOTALS"))
-    assert len(got) == 22
+    assert len(got) == 24
     assert got[0] == ["total_server_assignment_count", "1"]
     assert got[3] == ["total_client_bytes", "4"]
-    assert got[11] == ["avg_server_assignment_count", "101"]
-    assert got[21] == ["avg_ps_bind_count", "111"]
+    assert got[11] == ["total_client_login_count", "12"]
+    assert got[12] == ["avg_server_assignment_count", "101"]
+    assert got[23] == ["avg_client_login_count", "112"]
 
 
 def test_stats_split_into_totals_and_averages() -> None:
     talk = console()
-    numbers = [str(number) for number in range(1, 12)]
+    numbers = [str(number) for number in range(1, 13)]
     assert rows(talk.ask("SHOW STATS_TOTALS"))[0] == ["bench", *numbers]
-    averages = [str(number) for number in range(101, 112)]
+    averages = [str(number) for number in range(101, 113)]
     assert rows(talk.ask("SHOW STATS_AVERAGES"))[0] == ["bench", *averages]
     assert rows(talk.ask("SHOW STATS"))[0] == ["bench", *numbers, *averages]
 
@@ -146,7 +160,7 @@ def test_names_of_any_bytes_come_out_as_they_are() -> None:
 
 
 @pytest.mark.regression(118)
-def test_help_begins_with_the_lines_of_the_original() -> None:
+def test_help_is_that_of_the_original_and_ours_stands_apart() -> None:
     got = console().ask("SHOW HELP")
     assert [message["msg"] for message in got] == [
         "NoticeResponse",
@@ -158,5 +172,50 @@ def test_help_begins_with_the_lines_of_the_original() -> None:
     lines = fields["D"].split("\n\t")
     assert lines[0] == ""
     assert lines[1].startswith("SHOW HELP|CONFIG|DATABASES|POOLS")
-    assert lines[18] == "WAIT_CLOSE [<db>]"
-    assert lines[20].startswith("SELECT <columns> FROM clients|servers|pools|stats")
+    assert lines[-1] == "WAIT_CLOSE [<db>]"
+    assert "PYBOUNCER" not in fields["D"]
+    for text in ("SHOW PYBOUNCER HELP", " show  pybouncer\nhelp ; "):
+        told = dict(console().ask(text)[0]["fields"])["D"].split("\n\t")
+        assert {"SHOW PYBOUNCER", "SHOW FDS", "SUSPEND"} < set(told)
+        assert any(line.startswith("SELECT <columns> FROM clients") for line in told)
+
+
+def test_show_pybouncer_tells_our_settings_and_where_they_were_set() -> None:
+    app = FakeApp()
+    app.settings = replace(app.settings, show_columns="1.25")
+    app.config.sources["show_columns"] = "x.ini:7"
+    got = {row[0]: row[1:] for row in rows(Conversation(app).ask("SHOW PYBOUNCER"))}
+    assert got["version"] == [__version__, None, None, None]
+    assert got["uptime"][0].isdigit()
+    assert got["show_columns"] == ["1.25", "1.26", "x.ini:7", "RELOAD"]
+    assert got["workers"] == ["1", "1", None, "restart"]
+    assert "pool_mode" not in got
+
+
+OLD_WIDTHS = {"STATS": 23, "STATS_TOTALS": 12, "STATS_AVERAGES": 12}
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_show_columns_1_25_leaves_the_counts_of_logins_out(extended: bool) -> None:
+    """pgbouncer_fdw 1.4.0 and two exporters break on columns that they do not know."""
+    app = FakeApp()
+    app.settings = replace(app.settings, show_columns="1.25")
+    for name, width in WIDTHS.items():
+        talk = Conversation(app)
+        if extended:
+            got = talk.send(
+                parse(f"SHOW {name}"), bind(), describe("P"), execute(), SYNC
+            )
+        else:
+            got = talk.ask(f"SHOW {name}")
+        shape = next(m["fields"] for m in got if m["msg"] == "RowDescription")
+        assert len(shape) == OLD_WIDTHS.get(name, width)
+        assert {len(row) for row in rows(got)} <= {len(shape)}
+        assert not [one for one in shape if "login_count" in one["name"]]
+        if name == "TOTALS":
+            assert len(rows(got)) == 22
+            assert "login_count" not in str(rows(got))
+    averages = rows(Conversation(app).ask("SHOW STATS_AVERAGES"))[0]
+    assert averages == ["bench", *map(str, range(101, 112))]
+    selected = Conversation(app).ask("SELECT total_client_login_count FROM stats")
+    assert rows(selected)[0] == ["12"]

@@ -79,7 +79,7 @@ def test_table_and_chart_show_each_figure():
     reached, missed = figure(), Figure("TLS & more", "us", 0.85, lambda target: 1.0)
     reached.add([1, 1], [2, 2])
     missed.add([3, 3], [2, 2])
-    versions = {OURS: "PgBouncer 1.25.2", PEER: "PgBouncer 1.25.2"}
+    versions = {OURS: "PgBouncer 1.26.1", PEER: "PgBouncer 1.26.1"}
     ceilings = {"floor us": 17.0, OURS: 30000.0}
     shown = [reached, missed]
     text = report.markdown(shown, ceilings, versions, "PostgreSQL 15", 5, 4, 0.1)

@@ -22,7 +22,7 @@ from bouncer.errors import ConfigError
 RECORDINGS = Path(__file__).resolve().parents[2] / "recordings"
 CASES = {
     (suite, name): case
-    for suite in ("ini", "ini_after")
+    for suite in ("ini", "ini_restart_1_25")
     for name, case in json.loads((RECORDINGS / suite / "expected.json").read_text())[
         "cases"
     ].items()
@@ -122,7 +122,8 @@ class Reader:
 
 def shown_settings(config):
     return {
-        key: value for key, value, default, _ in config_rows(config.settings)
+        key: value
+        for key, value, default, _ in config_rows(config.settings, config.sources)
         if value != default
     }  # fmt: skip
 
@@ -161,11 +162,11 @@ def shown_databases(config):
 
 
 def shown_users(reader):
-    """The same of SHOW USERS; a missing size repeats the row before, as there."""
+    """The same of SHOW USERS."""
     settings = reader.config.settings
-    sizes = {"pool_size": "", "reserve_pool_size": ""}
     for name in sorted(reader.known, key=os.fsencode):
         user = reader.config.users.get(name)
+        sizes = {"pool_size": "", "reserve_pool_size": ""}
         for size in sizes:
             if user is not None and getattr(user, size) is not None:
                 sizes[size] = f"{getattr(user, size):9}"

@@ -32,10 +32,7 @@ def test_settings_declares_every_param_with_its_type():
 
 
 def test_params_stand_in_the_order_of_show_config():
-    """Alphabetical, but for pool_idle_timeout, which upstream put behind pool_mode."""
-    names = [
-        p.name for p in ROWS if p.section == MAIN and p.name != "pool_idle_timeout"
-    ]
+    names = [p.name for p in ROWS if p.section == MAIN]
     assert names == sorted(names)
     assert len(set(PARAMS)) == len(ROWS)
 
@@ -55,7 +52,7 @@ def test_settings_cannot_be_changed(settings):
 
 def test_show_config_has_the_rows_of_the_release(settings):
     rows = config_rows(settings)
-    assert len(rows) == 98
+    assert len(rows) == 99
     shown = {key: (value, default, change) for key, value, default, change in rows}
     assert shown["unix_socket_mode"] == ("511", "0777", "no")
     assert shown["verbose"] == ("0", None, "yes")
@@ -65,19 +62,20 @@ def test_show_config_has_the_rows_of_the_release(settings):
     assert not {p.name for p in ROWS if p.section != MAIN} & shown.keys()
 
 
-def test_show_config_shows_later_settings_only_while_they_are_used(settings):
-    names = [row[0] for row in config_rows(settings)]
-    used = settings.with_value("login_notify_message", "hello")
-    used = used.with_value("pool_idle_timeout", "1.5")
-    rows = config_rows(used)
-    assert ("login_notify_message", "hello", "", "yes") in rows
-    assert ("pool_idle_timeout", "1.5", "0", "yes") in rows
-    order = [row[0] for row in rows]
+def test_show_config_has_what_came_with_1_26_where_it_stands_there(settings):
+    order = [row[0] for row in config_rows(settings)]
     assert order[order.index("logfile") + 1] == "login_notify_message"
-    assert order[order.index("pool_mode") + 1] == "pool_idle_timeout"
-    back = used.with_value("login_notify_message", "")
-    back = back.with_value("pool_idle_timeout", "0")
-    assert [row[0] for row in config_rows(back)] == names
+    assert order[order.index("pkt_buf") + 1] == "pool_idle_timeout"
+    assert ("track_extra_parameters", "", "", "no") in config_rows(settings)
+
+
+def test_show_config_has_suspend_timeout_only_where_the_file_sets_it(settings):
+    """PgBouncer has it no longer; a file of before sets it, maybe to its default."""
+    names = [row[0] for row in config_rows(settings)]
+    assert "suspend_timeout" not in names
+    rows = config_rows(settings, {"suspend_timeout": "pgbouncer.ini:7"})
+    assert [row[0] for row in rows if row[0] not in names] == ["suspend_timeout"]
+    assert ("suspend_timeout", "10", "10", "yes") in rows
 
 
 def test_set_changes_a_copy(settings):

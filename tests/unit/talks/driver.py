@@ -134,6 +134,7 @@ class FakePool:
         self.user_name = user.name
         self.scram_keys: tuple[bytes, bytes] | None = None
         self.waiter: Waiter | None = None
+        self.logins = 0
 
     credentials = ServerPool.credentials
     own_password = ServerPool.own_password
