@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from admin import parameters
 from admin.encode import Column, Value, columns
-from bouncer import COMPATIBLE_VERSION, __version__
+from bouncer import COMPATIBLE_VERSION, __version__, carry
 from bouncer.config.params import OURS, ROWS
 from bouncer.config.settings import config_rows
 from bouncer.relay import checked
@@ -188,7 +188,12 @@ def _totals(app: App, asking: int) -> Iterator[Row]:
 
 
 def _version(app: App, asking: int) -> Iterator[Row]:
-    yield (f"PgBouncer {COMPATIBLE_VERSION}",)
+    text = f"PgBouncer {COMPATIBLE_VERSION}"
+    client = client_of(app, asking)
+    if client is not None and carry.is_ours(client):
+        # A PgBouncer of that version cannot hand over; we can, and say who we are.
+        text = f"{text} pybouncer {__version__}"
+    yield (text,)
 
 
 def _state(app: App, asking: int) -> Iterator[Row]:

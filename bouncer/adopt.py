@@ -82,6 +82,7 @@ def begin(app: Bouncer) -> "Adoption | None":
     old = OldProcess(path, settings.listen_port)
     try:
         old.login()
+        old.refuse_unable()
         old.suspend()
         adoption = Adoption(app, old, path)
         try:

@@ -15,7 +15,7 @@ from bouncer.config.ini import read_file, reason_of
 
 # Bytes between the quotes, doubled quotes counting two.
 LONGEST_NAME: Final = 127
-# PostgreSQL takes no longer password. (PgBouncer 1.25.2 stops at 2047.)
+# PostgreSQL takes no longer password.
 LONGEST_PASSWORD: Final = 65530
 
 BETWEEN: Final = re.compile(r"[ \t-\r]*(?:;[^\n]*[ \t-\r]*)*+")

@@ -1,8 +1,9 @@
 """The new process's side of an online restart: ask the old one for its sockets.
 
-The dialogue is the old process's console over its Unix socket: SUSPEND, SHOW FDS
-(each row carries its descriptor), SHUTDOWN. It is PgBouncer's own, unchanged, so
-that the old process may be a real one.
+The dialogue is the old process's console over its Unix socket: SHOW VERSION, SUSPEND,
+SHOW FDS (each row carries its descriptor), SHUTDOWN. From SUSPEND on it is PgBouncer's
+own, unchanged, so that the old process may be a real one, up to 1.25: from 1.26 on it
+has nothing to hand over with, which its version says.
 
 The one hard idea: until `shutdown` nothing has happened. Whoever finds a row that
 cannot be served closes the connection and leaves; the old process then resumes.
@@ -15,6 +16,7 @@ import array
 import fcntl
 import json
 import os
+import re
 import socket
 import struct
 import time
@@ -39,6 +41,11 @@ FDS_AT_ONCE: Final = 64
 # Says to a process of ours that we understand its column "state"; a real PgBouncer
 # takes it for any other name.
 APPLICATION_NAME: Final = "pybouncer -R"
+# The first PgBouncer that cannot, by the words of SHOW VERSION; ours adds its own name.
+CANNOT: Final = (1, 26)
+VERSION: Final = re.compile(
+    rb"PgBouncer (?:version )?((\d+)\.(\d+)[\w.]*)( pybouncer )?"
+)
 AUTHENTICATION_OK: Final = b"\0\0\0\0"
 # A whole answer is bounded by the descriptors that a process may have; one message is
 # a row or an error.
@@ -136,6 +143,25 @@ class OldProcess:
                 raise StartError(f"takeover: {shown_error(body)}")
             if code == b"Z":
                 return
+
+    def refuse_unable(self) -> None:
+        """Leave a process alone that cannot hand over, before it is asked to.
+
+        What says nothing that we know is asked: it will refuse by itself.
+        """
+        self.query("SHOW VERSION;")
+        found = None
+        for code, body in self.messages():
+            if code in (b"D", b"N"):  # a notice, before 1.12
+                found = found or VERSION.search(body)
+            elif code in (b"C", b"E", b"Z"):
+                break
+        if found is None or found[4]:
+            return
+        if (int(found[2]), int(found[3])) >= CANNOT:
+            version = found[1].decode("ascii", "replace")
+            text = f"the running PgBouncer {version} cannot hand over its sockets"
+            raise StartError(text)
 
     def suspend(self) -> None:
         """Make the old process stand still."""

@@ -19,7 +19,7 @@ from tests.support.examples import examples
 from tests.support.real import find_real
 
 ALL = examples()
-# What a real PgBouncer 1.25.2 cannot load.
+# What a real PgBouncer 1.26.1 cannot load.
 OURS_ONLY = {"newer-than-1.25.2", "own-section"}
 COMPARED = ("CONFIG", "DATABASES", "USERS", "PEERS")
 SIZES = ("pool_size", "reserve_pool_size")

@@ -154,6 +154,8 @@ class Plays:
         old.peer.settimeout(20)
         old.expect(b"pgbouncer")
         old.say(OK, ready_for_query())
+        old.expect(b"SHOW VERSION;\0")
+        old.say(command_complete("SHOW"))
         old.expect(b"SUSPEND;\0")
         old.say(command_complete("SUSPEND"))
         old.expect(b"SHOW FDS;\0")
