@@ -119,8 +119,7 @@ cdef class Client(Stream):
                           Py_ssize_t total) except -1
     cdef Py_ssize_t refuse_parse(self, Py_ssize_t here, Py_ssize_t total,
                                  Buf* composed) except -2
-    cdef int note_setting(self, Server server, int code, const char* p,
-                          Py_ssize_t count) except -1
+    cdef int note_text(self, Server server, const char* p, Py_ssize_t count) except -1
     cdef bytes scope(self)
     cdef int send_parse(self, Statement statement, Pending pending,
                         Buf* composed) except -1

@@ -396,18 +396,18 @@ cdef class Client(Stream):
                         break
                 if ((code == FE_QUERY or (code == FE_PARSE and count - pos > HEADER
                                           and p[pos + HEADER] == 0))
-                        and self.at_login is not server.at_login):
+                        and (self.at_login is not server.at_login
+                             or self.pool.learn_query is not None)):
                     if count - pos <= <Py_ssize_t>length and length < SHORT_TEXT:
                         break               # looked at whole
-                    if may_reset(p + pos + HEADER + (code == FE_PARSE),
-                                 min(count - pos, <Py_ssize_t>length + 1)
-                                 - HEADER - (code == FE_PARSE)):
-                        server.may_reset = True
-                if self.pool.learn_query is not None and (
-                        code == FE_QUERY or code == FE_PARSE or code == FE_BIND):
-                    self.note_setting(server, code, p + pos,
-                                      min(count - pos, <Py_ssize_t>length + 1))
+                    self.note_text(server, p + pos + HEADER + (code == FE_PARSE),
+                                   min(count - pos, <Py_ssize_t>length + 1)
+                                   - HEADER - (code == FE_PARSE))
                 if what == UNNAMED_STATEMENT:
+                    if code == FE_BIND and self.pool.learn_query is not None:
+                        self.note_text(
+                            server, self.unnamed_parse.data + self.unnamed_parse.start,
+                            buf_size(&self.unnamed_parse))
                     if code == FE_PARSE or code == FE_CLOSE:
                         if (count - pos <= <Py_ssize_t>length
                                 and length < LONGEST_UNNAMED):
@@ -818,16 +818,14 @@ cdef class Client(Stream):
         self.remain = total - here
         return here
 
-    cdef int note_setting(self, Server server, int code, const char* p,
-                          Py_ssize_t count) except -1:
-        """Somebody here has values that no server reports: may this text set one?
+    cdef int note_text(self, Server server, const char* p, Py_ssize_t count) except -1:
+        """What may this text reset, or set of what the server does not report?
 
-        Of a text that has not come whole its beginning counts.
+        Of one that has not come whole its beginning counts.
         """
-        if code == FE_BIND:
-            p, count = self.unnamed_parse.data + self.unnamed_parse.start, \
-                buf_size(&self.unnamed_parse)
-        if may_set(p, count):
+        if may_reset(p, count):
+            server.may_reset = True
+        if self.pool.learn_query is not None and may_set(p, count):
             server.learn_due = True
         return 0
 

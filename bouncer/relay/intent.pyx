@@ -154,7 +154,8 @@ cdef bint may_set(const char* p, Py_ssize_t count) noexcept:
         at = <const char*>memchr(at, 0x5F, end - at)        # _
         if at == NULL:
             return False
-        if at - p >= 3 and end - at >= 7 and strncasecmp(at - 3, b"set_config", 10) == 0:
+        if (at - p >= 3 and end - at >= 7
+                and strncasecmp(at - 3, b"set_config", 10) == 0):
             return True
         at += 1
     return False

@@ -153,7 +153,7 @@ cdef class Pool:
         move_server(server, SV_ACTIVE)
         server.phase = PH_RELAY
         server.fresh = server.put_back_due = server.has_reset = False
-        server.may_reset = server.learn_due = server.learn_reset = False
+        server.may_reset = server.learn_due = False
         self.active.push_tail(server)
         if client.replication:
             return LINKED

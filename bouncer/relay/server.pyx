@@ -260,7 +260,7 @@ cdef class Server(Stream):
                 continue
             if (code == BE_PARAMETER_STATUS
                     or (code == BE_COMMAND_COMPLETE
-                        and (length == 19 or length == 16 or 7 <= length <= 10))
+                        and (length <= 10 or length == 19 or length == 16))
                     or code == BE_ERROR):
                 # Looked into: needed whole. Of one that is too large for that the
                 # first fields must do.
@@ -592,7 +592,8 @@ cdef class Server(Stream):
             pool.query_us += now - client.query_start
             client.query_start = 0
         if self.put_back_due and client.leaving is None and status != STATUS_FAILED \
-                and not (self.learn_due and status == STATUS_IDLE) and (status != STATUS_IDLE or pool.mode == SESSION or self.release_due):
+                and (status != STATUS_IDLE or not self.learn_due and (
+                    pool.mode == SESSION or self.release_due)):
             self.put_back(client)
         if status != STATUS_IDLE:
             return 0 if client.leaving is None else client.finish()

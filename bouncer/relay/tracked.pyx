@@ -181,7 +181,8 @@ cdef TrackedParams doubted(TrackedParams params, TrackedParams login, dict known
     """
     cdef list values = list(params.values)
     for index in range(len(values)):
-        if login.values[index] is None and (values[index] is not None or index in known):
+        if login.values[index] is None and (
+                values[index] is not None or index in known):
             values[index] = known.get(index, UNSURE)
     return intern_values(tuple(values))
 

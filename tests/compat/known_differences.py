@@ -261,7 +261,9 @@ KNOWN |= {
     "console scenario.reconnect_login": _WAIT,
 }
 
-_LISTS = Difference("search_path is a list of identifiers", "put into `SET search_path=`")
+_LISTS = Difference(
+    "search_path is a list of identifiers", "put into `SET search_path=`"
+)
 _LATER = "not yet built: the console's part of 1.26.1"
 _ANY = "drop-in for PgBouncer"
 _BOUNDS = Difference(

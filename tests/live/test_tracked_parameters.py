@@ -343,7 +343,7 @@ LISTS = {
     "foo-bar": '"foo-bar"',
     "1abc": '"1abc"',
     "$user,public": '"$user", public',
-    "a'b": "\"a'b\"",
+    "a'b": '"a\'b"',
     "public, pg_temp": "public, pg_temp",
     '"Mixed Case", other': '"Mixed Case", other',
     "select": '"select"',
@@ -371,7 +371,7 @@ def test_search_path_of_a_startup_packet_may_be_any_list(
 def test_search_path_that_is_no_list_is_refused_or_harmless(
     recorded: Callable[..., Any], given: str, as_option: bool
 ) -> None:
-    """It was run as SQL, with the rights of the pool; `; begin` stalls 1.26.1's pool."""
+    """It was run as SQL, with the pool's rights; `; begin` stalls 1.26.1's pool."""
     one = recorded()
     params = {"search_path": given}
     if as_option:
