@@ -131,7 +131,6 @@ cdef class Server(Stream):
     cdef int take_learnt(self, Client client) except -1
     cdef int note_discarded(self, Client client) except -1
     cdef int refuse_value(self, Client client, bytes body) except -1
-    cdef int go_back(self, Client client) except -1
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1
     cdef int skipped(self, uint32_t index) except -1
     cdef int undo_unnamed(self, uint32_t count) except -1

@@ -85,6 +85,17 @@ def error_in_full(bytes body not None):
             f"{fields.get(b'M', '')}")
 
 
+cdef inline int give_back(Server server, Client client) except -1:
+    """*client* has no more use for it: others may have it."""
+    server.pool.release(server)
+    if client.leaving is not None:
+        return 0 if client.closed else client.finish()
+    if client.held.end > client.held.start and not client.closed \
+            and client.server is None and client.state != CL_WAITING:
+        client.go_on()
+    return 0
+
+
 cdef class Server(Stream):
     """A connection to PostgreSQL."""
 
@@ -611,17 +622,7 @@ cdef class Server(Stream):
             return 0
         if self.ledger.mixed:
             return self.probe()
-        return self.go_back(client)
-
-    cdef int go_back(self, Client client) except -1:
-        """Its client has no more use for it: others may have it."""
-        self.pool.release(self)
-        if client.leaving is not None:
-            return 0 if client.closed else client.finish()
-        if client.held.end > client.held.start and not client.closed \
-                and client.server is None and client.state != CL_WAITING:
-            client.go_on()
-        return 0
+        return give_back(self, client)
 
     cdef Py_ssize_t unlinked(self, const char* p, Py_ssize_t count) except -1:
         """An idle connection spoke (server sheet 8)."""
@@ -974,7 +975,7 @@ cdef class Server(Stream):
             self.put_back(client)
             return 0 if self.phase == PH_APPLY else client.go_on()
         client.held_back = False
-        return self.go_back(client)
+        return give_back(self, client)
 
     cdef int refuse_value(self, Client client, bytes body) except -1:
         """A value of the client's startup packet is refused: by PostgreSQL's own words.
