@@ -30,7 +30,7 @@ SHORT = """test_setup boolean int8 numeric strings create_index copy copy2 copyd
 # client gets, and whether it is new, is chance: so is what fails.
 USED = SOMETIMES + "\\c gives a backend that others have used: "
 MAY_FAIL = {
-    "date": "RESET behind SET to the server's own value: tests/live/test_silent_resets.py",
+    "date": "RESET behind SET to the server's own value: test_silent_resets.py",
     "guc": USED + "LOAD of a library that is loaded already warns of nothing",
     "temp": USED + "its temporary schema is there already",
     "stats": USED + "it counts sessions of PostgreSQL",
@@ -52,8 +52,8 @@ ANYBODY: Mapping[str, object] = {
 class SuitePostgres(Postgres):
     """A cluster as pg_regress expects it.
 
-    Its styles and time zone are not those that pg_regress's clients ask for at login, so
-    that it shows what a reset goes back to.
+    Its styles and time zone are not those that pg_regress's clients ask for at login:
+    so it shows what a reset goes back to.
     """
 
     SETTINGS = {
