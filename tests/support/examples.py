@@ -15,6 +15,8 @@ SETTING = re.compile(r"^(\s*(?:\[pgbouncer\])?)([a-z_0-9]+)(\s*=\s*)(.*?)(\s*)$"
 INCLUDE = re.compile(r"^(\s*%include\s+)(\S+)(\s*)$")
 ASKS = re.compile(r"(?P<database>.+) as (?P<user>\S+)(?: with (?P<password>.+))?")
 HERE = {"logfile", "pidfile"}
+# What PostgreSQL and the application of such an installation have.
+BESIDE = {"setup.sql", "odoo.conf"}
 CERTIFICATES = {
     "client_tls_key_file": "bouncer.key",
     "client_tls_cert_file": "bouncer.crt",
@@ -98,8 +100,8 @@ class Example:
 
     def names(self) -> list[str]:
         """The files of the folder that a pooler reads."""
-        found = (path.name for path in self.directory.iterdir() if path.is_file())
-        return sorted(name for name in found if name != "setup.sql")
+        found = {path.name for path in self.directory.iterdir() if path.is_file()}
+        return sorted(found - BESIDE)
 
 
 @dataclass
