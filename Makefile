@@ -29,7 +29,7 @@ debug_CFLAGS := -O1 -g -fwrapv -DBOUNCER_DEBUG=1
 release_CFLAGS := -O2 -g0 -fwrapv -DNDEBUG
 
 .PHONY: build demo test checked lint unit live compat adversity bench bench-short \
-	bench-count soak fuzz fuzz-again fuzz-keep outside outside-short sanitize dist \
+	bench-count soak fuzz fuzz-again fuzz-keep outside outside-short odoo sanitize dist \
 	clean distclean
 
 build: $(BUILT)
@@ -118,6 +118,10 @@ outside: build $(VENV)/testable
 outside-short: build $(VENV)/testable
 	$(BIN)/python -m tests.outside --short
 	$(BIN)/python -m tests.hostile --short
+
+# The real Odoo on PostgreSQL 18, directly and behind us; as root on Debian, 1.7 GB.
+odoo: build $(VENV)/testable
+	$(BIN)/python -m tests.odoo $(ODOO_OPTIONS)
 
 # Relay tests, corpora and hostile live tests with AddressSanitizer and UBSan, on a copy.
 sanitize: build $(VENV)/testable
