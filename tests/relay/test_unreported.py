@@ -200,8 +200,9 @@ def test_case_of_letters_counts_in_names_of_schemas_and_roles(relay):
     r = relay()
     one = {"search_path": '"Foo"', "session_authorization": "Bob", "DateStyle": "iso"}
     two = {"search_path": '"foo"', "session_authorization": "bob", "DateStyle": "ISO"}
-    r.on_open = lambda end: end.server.__class__ and setattr(
-        end.server, "tracked", from_dict({**DEFAULTS, **one})
+    r.on_open = lambda end: (
+        end.server.__class__
+        and setattr(end.server, "tracked", from_dict({**DEFAULTS, **one}))
     )
     client = r.client(**two)
     client.send(f.query("a"))

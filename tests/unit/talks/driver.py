@@ -176,7 +176,7 @@ class FakeDoor:
     """Counts nobody, remembers whom it is told to."""
 
     def __init__(self) -> None:
-        self.sockets = self.epoch = 0
+        self.sockets = self.departed = self.epoch = 0
         self.remembered: list[bytes] = []
 
     def new_key(self) -> bytes:
