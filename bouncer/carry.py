@@ -20,6 +20,7 @@ from bouncer.talks.takeover import APPLICATION_NAME
 from bouncer.wire.messages import decode_text
 
 MISSING = object()
+ROLE = "session_authorization"
 UNASKED = ("default_transaction_read_only", "search_path")
 
 
@@ -39,7 +40,7 @@ class Field(NamedTuple):
 
 def read_tracked(stream: Any, user: Any) -> dict[str, str]:
     """Return the tracked values, whatever bytes they are (see from_dict)."""
-    return as_text(named_values(stream.tracked) if stream.tracked else ())
+    return own_values(stream, stream.tracked)
 
 
 def put_tracked(stream: Any, user: Any, value: Any) -> None:
@@ -50,7 +51,21 @@ def put_tracked(stream: Any, user: Any, value: Any) -> None:
 
 def read_at_login(stream: Any, user: Any) -> dict[str, str]:
     """Return the values that a RESET goes back to."""
-    return as_text(named_values(stream.at_login) if stream.at_login else ())
+    return own_values(stream, stream.at_login)
+
+
+def own_values(stream: Any, params: Any) -> dict[str, str]:
+    """Return *params*, but for the role that any client of the pool has.
+
+    It may be another one in the next process: a RELOAD can have changed `user=`.
+    """
+    values = as_text(named_values(params) if params else ())
+    defaults = stream.pool.defaults
+    if isinstance(stream, Client) and defaults is not None:
+        role = as_text(named_values(defaults)).get(ROLE)
+        if values.get(ROLE, role) == role:
+            values.pop(ROLE, None)
+    return values
 
 
 def put_at_login(stream: Any, user: Any, value: Any) -> None:
@@ -123,9 +138,12 @@ def put_pool(stream: Any, user: Any, value: Any) -> None:
     welcome = value.get("welcome")
     if pool.welcome is None and welcome is not None:
         plain, tracked = apart(welcome.encode("latin-1"))
-        pool.welcome = plain
-        pool.defaults = from_dict(tracked | texts(value["defaults"]))
-        pool.follow(from_dict({}), extra=True)
+        tracked |= texts(value["defaults"])
+        # Of another role the next login tells other things.
+        if tracked.get(ROLE, pool.user_name) == pool.user_name:
+            pool.welcome = plain
+            pool.defaults = from_dict(tracked)
+            pool.follow(from_dict({}), extra=True)
     pool.database.disabled = bool(value["disabled"])
 
 

@@ -34,17 +34,20 @@ NOT_PLAIN = frozenset((
     b"win949", b"windows949", b"gb18030", b"johab"))
 
 cdef tuple names = BUILT_IN
+cdef set listed = set()         # lower-case names of `track_extra_parameters`
 cdef dict places = {}           # lower-case name -> index
 cdef object interned = weakref.WeakValueDictionary()
 
 
 def configure(extra):
     """Set the tracked names: the built-in ones, then *extra* (str, in order)."""
-    global names
+    global names, listed
     cdef list found = list(BUILT_IN)
     seen = {name.lower() for name in found}
+    listed = set()
     for name in extra:
         raw = encode_text(name)
+        listed.add(raw.lower())
         if raw and raw.lower() not in seen:
             seen.add(raw.lower())
             found.append(raw)
@@ -207,7 +210,7 @@ def unreported_names(TrackedParams params not None, TrackedParams login not None
     return [name for index, name in enumerate(names)
             if login.values[index] is None
             and (params.values[index] is not None
-                 or (extra and index >= len(BUILT_IN)))]
+                 or (extra and name.lower() in listed))]
 
 
 cdef bint means_something(Py_ssize_t index, bytes value) except -1:

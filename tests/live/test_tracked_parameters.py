@@ -199,6 +199,20 @@ def test_unreported_parameter_follows_what_its_client_sets(
             assert value(a, "show statement_timeout") == "9s"
 
 
+def test_search_path_that_is_tracked_by_name_follows_what_its_client_sets(
+    pooler: Callable[..., Any], server: Postgres
+) -> None:
+    """Where PostgreSQL does not report it, too."""
+    one = pooler(
+        {**INI, "track_extra_parameters": "search_path"}, server_port=server.port
+    )
+    with client(one) as a, client(one) as b:
+        a.ask('set search_path = pg_catalog, "Mine, too"')
+        for _ in range(2):
+            assert value(b, "show search_path") == '"$user", public'
+            assert value(a, "show search_path") == 'pg_catalog, "Mine, too"'
+
+
 UNDONE = (
     ("begin", "set statement_timeout = '9s'", "rollback"),
     ("begin", "set local statement_timeout = '9s'", "commit"),

@@ -216,3 +216,6 @@ def test_names_that_are_asked_for():
     given = from_dict({"TimeZone": "x", "search_path": "y"})
     assert unreported_names(given, login, False) == [b"search_path"]
     assert unreported_names(login, login, True) == [b"statement_timeout"]
+    tracked.configure(["Search_Path", "my.tenant"])
+    wanted = [b"search_path", b"my.tenant"]
+    assert unreported_names(from_dict({}), from_dict({}), True) == wanted
