@@ -42,6 +42,9 @@ MUST_DIFFER = [
 LOGIN_MAY_DIFFER = {
     "is_superuser": "of the server's user, whom we may be told to log in as",
     "session_authorization": "the same",
+    "pgbouncer.version": "a pooler says that it is one",
+    "pgbouncer.pool_mode": "the same",
+    "pgbouncer.max_prepared_statements": "the same",
 }
 
 
