@@ -57,6 +57,36 @@ CASES: dict[str, tuple[str, ...]] = {
         "test_error_that_is_not_about_a_value_speaks_of_the_server",
     ),
     # What stays on a server for the next client
+    "3a SET SESSION AUTHORIZATION and its like": (
+        "live/test_tracked_parameters.py: "
+        "test_session_authorization_stays_with_who_has_set_it",
+        "live/test_tracked_parameters.py: test_read_only_stays_with_who_has_set_it",
+        "live/test_tracked_parameters.py: "
+        "test_scram_iterations_stay_with_who_has_set_them",
+    ),
+    "3b parameters that are tracked and not reported": (
+        "live/test_tracked_parameters.py: "
+        "test_unreported_parameter_is_set_for_who_gave_it_and_reset_for_others",
+        "live/test_tracked_parameters.py: "
+        "test_reset_of_an_unreported_parameter_goes_back_to_the_startup_value",
+        "live/test_tracked_parameters.py: "
+        "test_unreported_parameter_follows_what_its_client_sets",
+        "live/test_tracked_parameters.py: "
+        "test_refused_value_of_an_unreported_parameter_is_its_clients_error_only",
+    ),
+    "3c tracked without being asked": (
+        "live/test_tracked_parameters.py: "
+        "test_tracked_parameters_are_taken_from_startup_and_options_in_any_case",
+        "live/test_tracked_parameters.py: "
+        "test_ignore_startup_parameters_wins_over_tracking",
+    ),
+    "3d search_path of a startup packet": (
+        "live/test_tracked_parameters.py: "
+        "test_search_path_of_a_startup_packet_may_be_any_list",
+        "live/test_tracked_parameters.py: "
+        "test_search_path_that_is_no_list_is_refused_or_harmless",
+        "live/test_tracked_parameters.py: test_no_value_of_a_tracked_parameter_is_run",
+    ),
     "3e what tools leave behind": (
         "live/test_session_leftovers.py: "
         "test_dump_through_a_session_entry_is_whole_and_hurts_nobody",

@@ -49,7 +49,7 @@ NOT_TOLD = {
         **dict.fromkeys(("poller", "keeper", "database", "database_name", "user_name",
                          "idle", "used", "tested", "active", "login",
                          "being_canceled", "active_cancel", "clients", "waiting",
-                         "cancel_waiting", "cancel_active", "peer"), FOUND),
+                         "cancel_waiting", "cancel_active", "peer", "departed"), FOUND),
         **dict.fromkeys(("mode", "max_prepared", "round_robin", "reset_on_release",
                          "check_on_release", "reset_query", "check_query",
                          "lifetime_us"), CONFIGURED),
