@@ -48,14 +48,18 @@ def run(*command: object, cwd: Path | None = None) -> str:
 
 def mirrors() -> dict[str, str]:
     """Suite and address of the Debian archives that this machine's apt knows."""
-    told = run(
+    query = (
         *("apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)"),
         *("Origin: Debian", "Component: main"),
     )
-    found = dict(line.split() for line in told.splitlines() if len(line.split()) == 2)
+    told = run(*query)
+    if not told.strip():  # it tells only of lists that it has
+        run("apt-get", "-qq", "update")
+        told = run(*query)
+    found = [line.split() for line in told.splitlines() if len(line.split()) == 2]
     if not found:
-        raise Unusable("apt knows of no Debian archive: apt-get update")
-    return found
+        raise Unusable("apt knows of no Debian archive")
+    return dict(found)
 
 
 class Apt:
