@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tests.outside.frame import Outcome, Place
 from tests.outside.regress import both_ways, outcomes
-from tests.outside.sources import INSTALLED, release, true_pid
+from tests.outside.sources import EMBEDDED, INSTALLED, release, true_pid
 
 SHORT = """read-write-unique deadlock-simple deadlock-soft fk-deadlock
     lock-update-delete nowait skip-locked timeouts async-notify""".split()
@@ -16,7 +16,13 @@ MAY_FAIL: dict[str, str] = {}
 
 
 def isolation(place: Place) -> Iterator[Outcome]:
-    one = release(place, INSTALLED)
+    for major in [INSTALLED] if place.short else [INSTALLED, EMBEDDED]:
+        yield from isolation_of(place, major)
+
+
+def isolation_of(place: Place, major: int) -> Iterator[Outcome]:
+    """The suite of one release; the tester is that of 15."""
+    one = release(place, major)
     options = [f"--inputdir={one.source}/src/test/isolation"]
     files = SHORT if place.short else []
     if not files:
@@ -24,4 +30,4 @@ def isolation(place: Place) -> Iterator[Outcome]:
     preload = {"LD_PRELOAD": str(true_pid(place))}
     program = "isolation/pg_isolation_regress"
     runs = both_ways(place, one, program, files, options, preload)
-    yield from outcomes("isolation 15, session", *runs, MAY_FAIL, not place.short)
+    yield from outcomes(f"isolation {major}, session", *runs, MAY_FAIL, not place.short)
