@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.outside.driver_reasons import OF_PROGRAMS
 from tests.outside.driver_suites import GO, of_libpq, python_of_suites
 from tests.outside.frame import PASSED, Outcome, Place, judge
 from tests.support.ground import Unusable
@@ -84,8 +85,6 @@ DRIVERS = {
         ("node", "{programs}/with_node.js"), named=(("named",),), unnamed=(("none",),)
     ),
 }
-# A way through us of a driver: lines that differ, and why.
-REASONS: dict[str, str] = {}
 
 
 class Programs:
@@ -138,18 +137,21 @@ class Programs:
                     env={**self.environment, **more},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
+                    stderr=subprocess.PIPE,
                     text=True,
                 )
             )
         found = []
         for copy in copies:
             try:
-                text, _ = copy.communicate(timeout=LONGEST)
+                text, complaint = copy.communicate(timeout=LONGEST)
             except subprocess.TimeoutExpired:
                 copy.kill()
-                text, _ = copy.communicate()
+                text, complaint = copy.communicate()
                 text += "hung\n"
+            # Warnings hang on when an error arrives.
+            if copy.returncode:
+                text += f"{complaint.strip()[-200:]}\n"
             found.append(f"{text}exit status {copy.returncode}\n")
         return "".join(found)
 
@@ -186,7 +188,7 @@ def play(programs: Programs, name: str, ports: dict[tuple[str, int], int]) -> Ou
             break
     reasons = {
         key.removeprefix(f"{name}: "): why
-        for key, why in REASONS.items()
+        for key, why in OF_PROGRAMS.items()
         if key.startswith(f"{name}: ")
     }
     seconds = time.monotonic() - begin

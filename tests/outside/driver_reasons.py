@@ -1,8 +1,78 @@
-"""What may fail in a driver's suite through us, and why. These lists only get shorter.
-
-(suite, mode): the mode is empty where the reason holds for every pool mode.
-"""
+"""What may fail with a driver through us, and why. These lists only get shorter."""
 
 from collections.abc import Mapping
 
-REASONS: Mapping[tuple[str, str], Mapping[str, str]] = {}
+from tests.outside.frame import SOMETIMES
+
+PIDS = "looks for its session by process id: a pooler's clients have ids of their own"
+STAYS = "drops a database that the pool still has a server of"
+SPELLING = "our welcome has the client's spelling of client_encoding, as PgBouncer's"
+BY_SQL = "EXECUTE or DEALLOCATE by SQL of a name that was prepared by the protocol"
+LUCK = SOMETIMES + "whether an error arrives before all is sent, one hop more away"
+# A text is parsed once for each server, whoever prepared it, and whenever.
+EACH_SERVER = SOMETIMES + "each server of a pool refuses a changed table once"
+# Open: who described a statement before the change is not told of it there.
+OTHER_COLUMNS = SOMETIMES + "a Bind on a server that has parsed the changed table"
+
+# (suite, mode): the mode is empty where the reason holds for every pool mode.
+REASONS: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("asyncpg", ""): {
+        "TestExecuteMany::test_executemany_server_failure_during_writes": LUCK,
+    },
+    ("asyncpg", "session"): {
+        "TestCacheInvalidation::test_type_cache_invalidation_in_pool": STAYS,
+        "TestIntrospection::test_introspection_sticks_for_ps": STAYS,
+        "TestSettings::test_get_settings_01": SPELLING,
+        "TestListeners::test_listen_01": PIDS,
+        "TestListeners::test_listen_02": PIDS,
+        "TestListeners::test_listen_notletters": PIDS,
+        "TestPool::test_pool_min_size_restored_after_idle_connection_loss": PIDS,
+    },
+    ("asyncpg, shared", "transaction"): {
+        "TestPrepare::test_prepare_explicitly_named": BY_SQL,
+    },
+    ("psycopg2", ""): {
+        "AsyncTests::test_notify": PIDS,
+        "TestConnectionInfo::test_backend_pid": PIDS,
+        "NotifiesTests::test_many_notifies": PIDS,
+        "NotifiesTests::test_notifies_received_on_commit": PIDS,
+        "NotifiesTests::test_notifies_received_on_execute": PIDS,
+        "NotifiesTests::test_notifies_received_on_poll": PIDS,
+        "NotifiesTests::test_notifies_received_on_reset": PIDS,
+        "NotifiesTests::test_notifies_received_on_rollback": PIDS,
+        "NotifiesTests::test_notifies_received_on_set_client_encoding": PIDS,
+        "NotifiesTests::test_notifies_received_on_set_session": PIDS,
+        "NotifiesTests::test_notify_attributes": PIDS,
+        "NotifiesTests::test_notify_payload": PIDS,
+    },
+    ("lib/pq", ""): {
+        "TestErrorDuringStartup": "an unknown user's error is 08P01, as PgBouncer's",
+        "TestRuntimeParameters": "parameters at startup that are refused or not kept",
+    },
+    ("pgx", "session"): {
+        "TestFatalRxError": PIDS,
+        "TestFatalTxError": PIDS,
+    },
+    ("pgx", "transaction"): {
+        "TestPrepare": BY_SQL,
+        "TestStmtCacheInvalidationConn": BY_SQL,
+        "TestStmtCacheInvalidationTx": BY_SQL,
+    },
+}
+
+# Of programs: driver: way, mode, max_prepared_statements.
+OF_PROGRAMS: Mapping[str, str] = {
+    "lib/pq: no transaction 200": EACH_SERVER,
+    "lib/pq: yes transaction 200": EACH_SERVER,
+    "pgx: prepare transaction 200": BY_SQL,
+    "JDBC: extended 1 transaction 200": OTHER_COLUMNS,
+    "JDBC: extended 5 transaction 200": OTHER_COLUMNS,
+    "JDBC: extendedCacheEverything 1 transaction 200": OTHER_COLUMNS,
+    "JDBC: extendedForPrepared 2 transaction 200": OTHER_COLUMNS,
+    "psycopg: 0 text transaction 200": EACH_SERVER,
+    "psycopg: 5 binary transaction 200": EACH_SERVER,
+    "ruby-pg: named transaction 200": EACH_SERVER,
+    "DBD::Pg: 1 transaction 200": EACH_SERVER,
+    "PDO: native transaction 200": EACH_SERVER,
+    "node-postgres: named transaction 200": EACH_SERVER,
+}

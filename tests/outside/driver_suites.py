@@ -31,7 +31,7 @@ INSTALLED = (
 )
 GO = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode"}
 LONGEST = 1500  # seconds that one run of a suite may take
-HANGS, HANGS_GO = 60, 20  # seconds that one test may take
+HANGS = 60  # seconds that one test may take
 SESSION, TRANSACTION = "session", "transaction"
 Tests = dict[str, str]  # test: PASSED or what was wrong
 Play = Callable[[int], Tests]  # of a port
@@ -207,24 +207,29 @@ def compared(
         yield judge(label, direct, ours, may_fail, seconds, not place.short)
 
 
-# Files of asyncpg's suite for the short form.
+# Files of asyncpg's suite: for the short form; whose tests keep nothing in a session.
 QUICK = ("prepare", "copy", "cursor", "transaction", "execute", "introspection")
+KEEP_NOTHING = ("prepare", "cursor", "cancellation", "timeout", "record")
 
 
 def asyncpg(place: Place) -> Iterator[Outcome]:
-    words = ["tests"]
-    if place.short:
-        quick = (
-            "prepare copy cursor transaction execute introspection cache_invalidation"
-        )
-        words = [f"tests/test_{name}.py" for name in quick.split()]
-    # Waits for what a pool as small as its own does when a server says no.
-    words += ["--deselect", "tests/test_connect.py::TestConnectionAttributes"]
+    all_files = [
+        "tests",
+        "--deselect",
+        "tests/test_connect.py::TestConnectionAttributes",
+    ]
+    files = [f"tests/test_{name}.py" for name in QUICK] if place.short else all_files
+    shared = [f"tests/test_{name}.py" for name in KEEP_NOTHING]
+    sessions = SESSIONS[:1] if place.short else SESSIONS
+    for name, ways, words in (
+        ("asyncpg", sessions, files),
+        ("asyncpg, shared", SHARED, shared),
+    ):
 
-    def play(port: int) -> Tests:
-        return by_pytest(place, "asyncpg", words, **of_libpq(port, "postgres"))
+        def play(port: int, words: Sequence[str] = words) -> Tests:
+            return by_pytest(place, "asyncpg", words, **of_libpq(port, "postgres"))
 
-    yield from compared(place, "asyncpg", FEW if place.short else ALL, play)
+        yield from compared(place, name, ways, play)
 
 
 def psycopg2(place: Place) -> Iterator[Outcome]:
@@ -242,7 +247,8 @@ def psycopg2(place: Place) -> Iterator[Outcome]:
     def prepare(postgres: Postgres) -> None:
         postgres.query("create extension hstore", "psycopg2_test")
 
-    yield from compared(place, "psycopg2", ALL, play, prepare)
+    # Nearly all of its tests make temporary tables.
+    yield from compared(place, "psycopg2", SESSIONS, play, prepare)
 
 
 # The types' tests are four fifths of the suite's time and ask for nothing new.
@@ -322,7 +328,7 @@ def by_go(program: Path, only: set[str] | None = None, **environment: str) -> Te
     for test in re.findall(r"(?m)^Test\w+$", told("-test.list", "^Test")):
         if only is not None and test not in only:
             continue
-        text = told("-test.v", f"-test.timeout={HANGS_GO}s", "-test.run", f"^{test}$")
+        text = told("-test.v", f"-test.timeout={HANGS}s", "-test.run", f"^{test}$")
         if f"--- PASS: {test} " in text:
             found[test] = PASSED
         elif f"--- SKIP: {test} " not in text:
