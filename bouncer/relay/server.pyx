@@ -1038,10 +1038,14 @@ cdef class Server(Stream):
         known = found is None
         if self.prepared is not None and found is not None and found[1].isdigit():
             known = self.prepared.has_number(int(found[1]))
+        stale = (b"\0RRevalidateCachedQuery\0" in body
+                 or ((kind == FE_BIND or kind == FE_DESCRIBE)
+                     and search_stale(body) is not None))
+        if self.prepared is not None and stale:
+            # The other servers' are as stale; a text that is new there is not.
+            self.prepared.retire()
         if self.prepared is not None and (
-                b"\0RRevalidateCachedQuery\0" in body
-                or ((kind == FE_BIND or kind == FE_DESCRIBE)
-                    and search_stale(body) is not None)
+                stale
                 or (b"\0C26000\0" in body and known)
                 or (b"\0C42P05\0" in body
                     and (found is None or found[1].isdigit()))):

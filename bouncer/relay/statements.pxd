@@ -126,6 +126,7 @@ cdef class PreparedSet:
     cdef int discard(self, Statement statement) except -1
     cdef int forget(self, uint64_t upto) except -1
     cdef int doubt(self) noexcept
+    cdef int retire(self) except -1
     cdef bint has_since(self, uint64_t group) noexcept
     cdef bint has_number(self, uint64_t number) noexcept
     cdef int clear(self) except -1

@@ -41,3 +41,32 @@ def test_error_that_says_nothing_of_the_statement_costs_no_parse(relay, sqlstate
     server.take()
     client.send(f.bind("a"), f.SYNC)
     assert f.codes(server.take()) == "BS"
+
+
+@pytest.mark.parametrize("error", [("0A000", "RevalidateCachedQuery"), ("XX000", "x")])
+def test_changed_table_is_told_once_and_not_by_each_server(relay, error):
+    """`cached plan must not change result type` behind a new Parse, too.
+
+    lib/pq and asyncpg prepare the text again behind the error. In a transaction pool
+    they got another server then, which refused it once more. Who has prepared it before
+    knows its old columns, and is told on its own.
+    """
+    r = relay(size=2)
+    first, second = r.client(), r.client()
+    one = prepared(r, first, "a", "select * from t")
+    first.send(f.query("begin"))
+    one.send(f.complete("BEGIN"), f.ready("T"))
+    second.send(f.parse("b", "select * from t"), f.bind("b"), f.SYNC)
+    other = r.servers[1]
+    other.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.ready())
+    assert second.codes() == "12Z"
+    one.take(), other.take()
+    first.send(f.bind("a"), f.SYNC)
+    fields = "SERROR\0C{}\0Mno\0R{}\0\0".format(*error).encode()
+    one.send(f.message(b"E", fields), f.ready("E"))
+    third = r.client()
+    third.send(f.parse("c", "select * from t"), f.bind("c"), f.SYNC)
+    assert f.codes(other.take()) == "PBS"
+    other.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.ready())
+    second.send(f.bind("b"), f.SYNC)
+    assert f.codes(other.take()) == "BS"
