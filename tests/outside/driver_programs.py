@@ -6,11 +6,12 @@ the pools have fewer servers than the copies have connections: one for each copy
 may be asleep, and one for who wakes it.
 """
 
+import contextlib
+import functools
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,31 +197,30 @@ def play(programs: Programs, name: str, ports: dict[tuple[str, int], int]) -> Ou
     return judge(label, direct, ours, reasons, seconds, not programs.place.short)
 
 
-def programs(place: Place) -> Iterator[Outcome]:
-    """Every driver that is on this machine; one that is missing is a failure."""
+def program(place: Place, name: str) -> Iterator[Outcome]:
+    """One driver; that it is missing on this machine is a failure."""
     made = Programs(place)
     users = {"postgres": "", "admin": ""}
-    with (
-        place.pooler(ini("session", 200), users=users) as first,
-        place.pooler(ini("session", 0), users=users) as second,
-        place.pooler(ini("transaction", 200), users=users) as third,
-        place.pooler(ini("transaction", 0), users=users) as fourth,
-    ):
-        ports = dict(
-            zip(WAYS, [one.port for one in (first, second, third, fourth)], strict=True)
+    with contextlib.ExitStack() as stack:
+        poolers = [
+            stack.enter_context(place.pooler(ini(*way), users=users)) for way in WAYS
+        ]
+        ports = {way: pooler.port for way, pooler in zip(WAYS, poolers, strict=True)}
+        outcome = play(made, name, ports)
+    yield outcome
+    if outcome.direct < outcome.total:
+        broken = {name: "its program does not work directly"}
+        yield Outcome(f"program, {name}", 0, 0, 0, {}, broken)
+
+
+def parts() -> dict[str, Callable[[Place], Iterator[Outcome]]]:
+    """A part for each driver."""
+    return {
+        f"program-{name.lower().replace('/', '-').replace('::', '-')}": functools.partial(
+            program, name=name
         )
-        for name in DRIVERS:
-            print(f"program, {name}", file=sys.stderr, flush=True)
-            try:
-                outcome = play(made, name, ports)
-            except Unusable as error:
-                outcome = Outcome(f"program, {name}", 0, 0, 0, {}, {name: str(error)})
-            for way, wrong in outcome.unexpected.items():
-                print(f"  {way}: {wrong}", file=sys.stderr, flush=True)
-            yield outcome
-            if not outcome.direct and not outcome.unexpected:
-                broken = {name: "its program does not work directly"}
-                yield Outcome(f"program, {name}", 0, 0, 0, {}, broken)
+        for name in DRIVERS
+    }
 
 
 def ini(mode: str, statements: int) -> dict[str, object]:

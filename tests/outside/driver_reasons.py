@@ -31,6 +31,10 @@ REASONS: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("asyncpg, shared", "transaction"): {
         "TestPrepare::test_prepare_explicitly_named": BY_SQL,
     },
+    ("sqlalchemy/asyncpg", "transaction"): {
+        "SchemaTranslateTest_postgresql+asyncpg_async"
+        "::test_schema_translate_map_keys_change_name_added": EACH_SERVER,
+    },
     ("psycopg2", ""): {
         "AsyncTests::test_notify": PIDS,
         "TestConnectionInfo::test_backend_pid": PIDS,
@@ -72,7 +76,7 @@ OF_PROGRAMS: Mapping[str, str] = {
     "psycopg: 0 text transaction 200": EACH_SERVER,
     "psycopg: 5 binary transaction 200": EACH_SERVER,
     "ruby-pg: named transaction 200": EACH_SERVER,
-    "DBD::Pg: 1 transaction 200": EACH_SERVER,
-    "PDO: native transaction 200": EACH_SERVER,
+    "DBD::Pg: 1 transaction 200": BY_SQL,
+    "PDO: native transaction 200": BY_SQL,
     "node-postgres: named transaction 200": EACH_SERVER,
 }

@@ -75,6 +75,8 @@ my $many = $dbh->prepare("insert into $table values (?, ?)");
 print "batch: ", $many->execute_array({}, [400 .. 449], "many"), "\n";
 undef $many;
 $dbh->do("select pg_sleep(60)", { pg_async => PG_ASYNC });
+# It has to have begun: a request to cancel nothing is lost.
+select undef, undef, undef, 0.5;
 print "cancel: ", $dbh->pg_cancel ? 1 : 0, "\n";
 print "cancel, after: ", $dbh->selectrow_array("select ?::int", undef, 8), "\n";
 if ($session) {

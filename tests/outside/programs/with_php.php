@@ -101,7 +101,8 @@ echo 'large object: ', strlen(stream_get_contents($pdo->pgsqlLOBOpen($oid, 'r'))
 $pdo->pgsqlLOBUnlink($oid);
 $pdo->commit();
 unset($pdo);
-$gone = pg_connect('');
-pg_send_query($gone, "select repeat('x', 1000000)");
+$gone = connected($how);
+$gone->beginTransaction();
+$gone->exec("insert into $table values (999, 'never')");
 unset($gone);
 echo 'left: ', asked(connected($how), 'select ?::int', [9]), "\n";

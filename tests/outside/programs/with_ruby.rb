@@ -12,7 +12,7 @@ rescue PG::Error => error
   error.result ? error.result.error_field(PG::PG_DIAG_SQLSTATE) : error.class.to_s
 end
 
-c = PG.connect("")
+c = PG.connect(host: ENV["PGHOST"])
 c.set_notice_receiver { |_| }
 c.exec("drop table if exists #{TABLE}")
 c.exec("create table #{TABLE} (n int primary key, t text)")
@@ -35,7 +35,7 @@ if ARGV.first == "named"
   puts "prepared: #{told} #{described.nparams} #{described.fname(0)}"
   c.prepare("all", "select * from #{TABLE} where n = $1")
   c.exec_prepared("all", [1])
-  other = PG.connect("")
+  other = PG.connect(host: ENV["PGHOST"])
   other.exec("alter table #{TABLE} add more int default 3")
   other.close
   puts "changed: #{state { c.exec_prepared("all", [1]) }}"
@@ -105,7 +105,7 @@ puts "cancel: #{state { c.exec("select pg_sleep(60)") }}"
 puts "cancel, after: #{c.exec("select 8").getvalue(0, 0)}"
 if SESSION
   c.exec("listen #{TABLE}")
-  other = PG.connect("")
+  other = PG.connect(host: ENV["PGHOST"])
   other.exec("notify #{TABLE}, 'hello'")
   c.wait_for_notify(20) { |channel, _, payload| puts "listen: #{channel} #{payload}" }
   other.close
@@ -113,8 +113,8 @@ end
 c.reset
 puts "reset of the connection: #{c.exec("select 9").getvalue(0, 0)}"
 c.close
-gone = PG.connect("")
+gone = PG.connect(host: ENV["PGHOST"])
 gone.send_query("select repeat('x', 1000000)")
 gone.close
-c = PG.connect("")
+c = PG.connect(host: ENV["PGHOST"])
 puts "left: #{c.exec("select 9").getvalue(0, 0)}"
