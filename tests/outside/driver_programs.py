@@ -9,6 +9,7 @@ may be asleep, and one for who wakes it.
 import contextlib
 import functools
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -216,7 +217,7 @@ def program(place: Place, name: str) -> Iterator[Outcome]:
 def parts() -> dict[str, Callable[[Place], Iterator[Outcome]]]:
     """A part for each driver."""
     return {
-        f"program-{name.lower().replace('/', '-').replace('::', '-')}": functools.partial(
+        "program-" + re.sub(r"\W+", "-", name.lower()): functools.partial(
             program, name=name
         )
         for name in DRIVERS
