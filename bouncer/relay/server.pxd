@@ -121,6 +121,7 @@ cdef class Server(Stream):
     cdef int note_long(self, int code, const char* p) except -1
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
     cdef int note_error(self, bytes body) except -1
+    cdef int retire_prepared(self) except -1
     cdef int note_end(self, bytes body) except -1
     cdef int note_scope(self) except -1
     cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1

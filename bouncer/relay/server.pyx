@@ -21,7 +21,8 @@ from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
 from bouncer.relay.statements cimport (
-    DEALLOCATED, TOO_MANY, NameTable, Pending, Prepared, PreparedSet, Unnamed)
+    DEALLOCATED, TOO_MANY, NameTable, Pending, Prepared, PreparedSet, Statement,
+    Unnamed, by_place)
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.talk import READ_BYTE
 from bouncer.relay.tracked cimport (
@@ -1043,7 +1044,7 @@ cdef class Server(Stream):
                      and search_stale(body) is not None))
         if self.prepared is not None and stale:
             # The other servers' are as stale; a text that is new there is not.
-            self.prepared.retire()
+            self.retire_prepared()
         if self.prepared is not None and (
                 stale
                 or (b"\0C26000\0" in body and known)
@@ -1055,6 +1056,20 @@ cdef class Server(Stream):
         if name is not None:
             body = body[:found.start()] + name + body[found.end():]
             self.reworded = b"E" + (len(body) + 4).to_bytes(4, "big") + body
+        return 0
+
+    cdef int retire_prepared(self) except -1:
+        """What it has fits its tables no longer: who prepares a text anew gets another.
+
+        Those who hold one of them keep it, for they know its columns.
+        """
+        cdef Prepared* item = self.prepared.oldest
+        cdef Statement statement
+        while item != NULL:
+            statement = <Statement>item.statement
+            if by_place.get(statement.place) is statement:
+                del by_place[statement.place]
+            item = item.newer
         return 0
 
     cdef int note_end(self, bytes body) except -1:

@@ -4,6 +4,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
+cdef dict by_place              # Statement.place -> it: what a Parse of its text gets
 cdef bytes TOO_MANY             # the error of a client that has MOST_NAMES
 cdef bytes DEALLOCATED          # CommandComplete of a DEALLOCATE
 cdef bytes NOWHERE              # the name of a statement that no server ever has
@@ -126,7 +127,6 @@ cdef class PreparedSet:
     cdef int discard(self, Statement statement) except -1
     cdef int forget(self, uint64_t upto) except -1
     cdef int doubt(self) noexcept
-    cdef int retire(self) except -1
     cdef bint has_since(self, uint64_t group) noexcept
     cdef bint has_number(self, uint64_t number) noexcept
     cdef int clear(self) except -1

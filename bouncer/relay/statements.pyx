@@ -566,20 +566,6 @@ cdef class PreparedSet:
             item = item.newer
         return 0
 
-    cdef int retire(self) except -1:
-        """What it holds fits its tables no longer: who prepares a text anew gets another.
-
-        Those who hold one of them keep it, for they know its columns.
-        """
-        cdef Prepared* item = self.oldest
-        cdef Statement statement
-        while item != NULL:
-            statement = <Statement>item.statement
-            if by_place.get(statement.place) is statement:
-                del by_place[statement.place]
-            item = item.newer
-        return 0
-
     cdef bint has_since(self, uint64_t group) noexcept:
         """Was anything parsed in *group* of requests, or later?"""
         cdef Prepared* item = self.oldest

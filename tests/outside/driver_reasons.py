@@ -76,7 +76,7 @@ OF_PROGRAMS: Mapping[str, str] = {
     "psycopg: 0 text transaction 200": EACH_SERVER,
     "psycopg: 5 binary transaction 200": EACH_SERVER,
     "ruby-pg: named transaction 200": EACH_SERVER,
-    "DBD::Pg: 1 transaction 200": BY_SQL,
     "PDO: native transaction 200": BY_SQL,
+    "DBD::Pg: 1 transaction 200": EACH_SERVER,
     "node-postgres: named transaction 200": EACH_SERVER,
 }

@@ -60,6 +60,10 @@ $statement->execute([1]);
 $statement->fetchAll();
 $other = connected($how);
 $other->exec("alter table $table add more int default 3");
+if ($how !== 'native') {
+    // PHP itself crashes where a result has more columns than the one before.
+    $statement = $pdo->prepare("select * from $table where n = ?");
+}
 echo 'changed: ', state(fn() => $statement->execute([1])), "\n";
 unset($statement);
 $statement = $pdo->prepare("select * from $table where n = ?");
