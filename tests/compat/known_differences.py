@@ -295,6 +295,10 @@ KNOWN |= {
     "wire idle_pool_gone": Difference(f"{_LATER}: pool_idle_timeout", _ANY),
 }
 
+KNOWN["wire idle_pool_gone"] = Difference(
+    "what a dropped pool has counted stays, so that no sum falls",
+    "stays in SHOW STATS",
+)
 _PARAMETERS = Difference("not yet built: parameters at login", "PgBouncer 1.26.1")
 KNOWN |= {
     f"console {name}": _PARAMETERS
