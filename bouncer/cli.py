@@ -93,22 +93,26 @@ def libuv_version() -> str:
     return f"{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
 
+def library() -> str:
+    """Say who we are, where PgBouncer names its event loop: each build says another."""
+    return f"pybouncer {__version__} on libuv {libuv_version()}"
+
+
 def version_lines() -> list[str]:
     """Return what --version prints; scripts take the first line's last word."""
     return [
         f"PgBouncer {COMPATIBLE_VERSION}",
-        f"libuv {libuv_version()}",
+        library(),
         f"adns: c-ares {pycares.ARES_VERSION}",
         f"tls: {ssl.OPENSSL_VERSION}",
         "systemd: yes",
-        f"pybouncer: {__version__}",
     ]
 
 
 def process_up() -> str:
     """Return the log line that says that all is well."""
     return (
-        f"process up: PgBouncer {COMPATIBLE_VERSION}, libuv {libuv_version()} (epoll), "
+        f"process up: PgBouncer {COMPATIBLE_VERSION}, {library()} (epoll), "
         f"adns: c-ares {pycares.ARES_VERSION}, tls: {ssl.OPENSSL_VERSION}"
     )
 

@@ -62,7 +62,7 @@ def flavour_of(command: list[str], ground: Ground) -> str:
             [*command, "--version"], capture_output=True, text=True, cwd=ground.root,
             stdin=subprocess.DEVNULL, **ground.identity.process_options(),
         )  # fmt: skip
-        ours = "pybouncer:" in done.stdout
+        ours = "\npybouncer " in done.stdout
         FLAVOURS[tuple(command)] = "pybouncer" if ours else "pgbouncer"
     return FLAVOURS[tuple(command)]
 

@@ -14,7 +14,21 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_without_a_command_it_is_pgbouncer(capsys: pytest.CaptureFixture[str]) -> None:
     assert pybouncer(["pybouncer", "--version"]) == 0
-    assert capsys.readouterr().out.startswith("PgBouncer 1.26.1\n")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "PgBouncer 1.26.1"
+    assert lines[1].startswith(f"pybouncer {__version__} on libuv ")
+    assert [line.partition(":")[0] for line in lines[2:]] == ["adns", "tls", "systemd"]
+
+
+@pytest.mark.parametrize("word", ["help", "-h", "--help"])
+def test_help_lists_what_pgbouncers_own_does_not(
+    capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    """`pgbouncer --help` is PgBouncer's to the byte."""
+    assert pybouncer(["pybouncer", word]) == 0
+    said = capsys.readouterr().out
+    for option in ("-R, --reboot", "--check", "--explain", "pybouncer ha"):
+        assert option in said
     assert pybouncer(["pybouncer"]) == 1
     assert capsys.readouterr().err.startswith(
         "pybouncer: no configuration file specified\n"
