@@ -35,7 +35,6 @@ def test_help_lists_what_pgbouncers_own_does_not(
         assert option in said
 
 
-
 @pytest.mark.parametrize("command", ["check", "explain"])
 def test_check_and_explain_are_commands(
     command: str, capsys: pytest.CaptureFixture[str]
