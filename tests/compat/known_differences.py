@@ -264,8 +264,6 @@ KNOWN |= {
 _LISTS = Difference(
     "search_path is a list of identifiers", "put into `SET search_path=`"
 )
-_LATER = "not yet built: the console's part of 1.26.1"
-_ANY = "drop-in for PgBouncer"
 _BOUNDS = Difference(
     "what is too long for a login is refused by its header", "messages before a login"
 )
@@ -290,27 +288,12 @@ KNOWN |= {
     "wire mend_copy_late": Difference(
         "late data takes no server", "CopyData behind a COPY that has failed"
     ),
-    "wire login_count": Difference(f"{_LATER}: login counts", _ANY),
-    "wire sig_usr": Difference(f"{_LATER}: texts of PAUSE and RESUME", _ANY),
-    "wire idle_pool_gone": Difference(f"{_LATER}: pool_idle_timeout", _ANY),
 }
 
 KNOWN["wire idle_pool_gone"] = Difference(
     "what a dropped pool has counted stays, so that no sum falls",
     "stays in SHOW STATS",
 )
-_PARAMETERS = Difference("not yet built: parameters at login", "PgBouncer 1.26.1")
-KNOWN |= {
-    f"console {name}": _PARAMETERS
-    for name in (
-        "login.options_search_path",
-        "login.reported_params",
-        "login.search_path_param",
-        "login.tracked_params",
-        "setting.notify.client",
-    )
-}
-
 # The same of other people's configurations, which stand outside of this tree.
 KNOWN_OUTSIDE = {
     "corpus 29-ldap": Difference(
