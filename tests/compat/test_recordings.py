@@ -27,7 +27,7 @@ from tests.support.ground import Ground
 HERE = Path(__file__).parent
 LONG = set((HERE / "long.txt").read_text().splitlines())
 # They wait more than they work.
-PROCESSES = "4"
+PROCESSES = "6"
 
 
 def key_of(case: Case) -> str:
