@@ -132,13 +132,15 @@ def test_one_text_under_two_time_zones_is_two_moments(one):
 
 
 @pytest.mark.regression(52)
-def test_deallocate_by_name_is_refused_and_breaks_no_cache(one):
-    """PHP's PDO does so: the name that it knows is not PostgreSQL's (docs/odoo.md)."""
+def test_deallocate_by_name_breaks_no_cache(one):
+    """PHP's PDO does so: the name that it knows is not PostgreSQL's."""
     with client_of(one) as client, client_of(one) as other:
         ask = f.bind("s") + f.execute() + f.SYNC
         for each in (client, other):
             assert codes(each, f.parse("s", "select 'mine'"), f.SYNC) is None
-        assert error(client.ask("deallocate s"))["C"] == "26000"
+        assert error(client.ask("deallocate s")) == {}
+        assert codes(client, ask) == "26000"
+        assert codes(client, f.parse("s", "select 'mine'"), f.SYNC) is None
         for each in (client, other, client):
             each.send_bytes(ask)
             assert rows(each.until_ready()) == [["mine"]]

@@ -29,6 +29,15 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Log:
     return lines
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_to_collect() -> Iterator[None]:
+    """What other tests have made is looked through once, not around each test."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def relay() -> Iterator[Callable[..., Relay]]:
     """Make relays; each is closed after the test and must leave nothing behind."""

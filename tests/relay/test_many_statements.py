@@ -71,7 +71,8 @@ def test_it_fails_a_transaction(relay):
     answer = full.ask(f.parse("more", "select 1"), f.SYNC)
     assert f.errors(answer) == [REFUSED]
     assert answer.endswith(f.ready("E"))
-    assert f.errors(full.ask(f.query("select x"))) == ["current transaction is aborted"]
+    [refused] = f.errors(full.ask(f.query("select x")))
+    assert refused.startswith("current transaction is aborted")
     assert full.ask(f.query("rollback")).endswith(f.ready("I"))
 
 
