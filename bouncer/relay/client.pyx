@@ -1261,7 +1261,8 @@ cdef class Client(Stream):
         if server is None or self.replication or not self.sent_whole():
             return False
         return server.ledger.goals > 0 and server.phase == PH_RELAY and not (
-            server.ledger.is_copy_in() and not server.ledger.copy_end_asked())
+            server.ledger.is_copy_in() and not server.ledger.copy_end_asked()
+            or server.ledger.is_skipping())     # up to a Sync that it will never send
 
     cdef int finish(self) except -1:
         """All is answered: go, when it has read that, too (see `drained`)."""

@@ -336,6 +336,9 @@ cdef class Server(Stream):
         self.pool.server_bytes += forwarded
         if pos > start:
             self.pass_on(client, p + start, pos - start)
+        if client.leaving is not None and ledger.is_skipping() and not self.closed:
+            client.finish()
+            return pos
         if self.held_up and (
                 self.held_up & AWAITED or ledger.count < MOST_OWED // 2
                 or ledger.is_skipping()):

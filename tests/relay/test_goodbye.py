@@ -33,6 +33,11 @@ ASKED = {
     "an open transaction": (f.query("begin") + f.query("select 1"), False),
     "a failed one": (f.query("begin") + f.query("fail"), False),
     "copy without its end": (COPY, False),
+    "query that a failed unit skips": (
+        f.parse("", "syntax error") + f.query("select 1"), False),
+    "unit and query that it skips": (
+        UNIT + f.parse("", "syntax error") + f.bind("") + f.query("select 1")
+        + f.function_call(7, b"x"), False),
     "unit without its end": (UNIT + f.parse("", "select 1") + f.bind(""), False),
 }  # fmt: skip
 
