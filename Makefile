@@ -45,7 +45,7 @@ $(BIN)/python:
 PIP_INSTALL = $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python tests/support/install.py requirements demo > $@.txt
+	$(BIN)/python tests/support/install.py requirements demo ha > $@.txt
 	$(PIP_INSTALL) -r $@.txt
 	$(BIN)/python tests/support/install.py scripts
 	touch $@
@@ -65,7 +65,7 @@ $(BUILT): $(SOURCES) pyproject.toml | $(VENV)/installed
 	@touch $@
 
 demo: build
-	@$(BIN)/python -m tests.demo
+	@$(BIN)/pybouncer demo
 
 # All that decides whether a change may go in.
 test: build $(VENV)/testable

@@ -22,6 +22,7 @@ from uvloop.loop import libuv_get_version  # type: ignore[attr-defined]
 from admin.console import AdminConsole
 from bouncer import COMPATIBLE_VERSION, __version__, adopt, log, process
 from bouncer.app import Bouncer
+from bouncer.arguments import finish
 from bouncer.check.explain import explain_main
 from bouncer.check.main import check_main
 from bouncer.config.load import load
@@ -43,7 +44,7 @@ QUESTIONS: Final = {"--check": check_main, "--explain": explain_main}
 
 def main() -> NoReturn:
     """Run as `pgbouncer`."""
-    sys.exit(pgbouncer(sys.argv))
+    sys.exit(finish(pgbouncer(sys.argv)))
 
 
 def pgbouncer(argv: Sequence[str]) -> int:

@@ -34,7 +34,13 @@ class Front:
             self.watch_haproxy()
 
     def watch_haproxy(self) -> None:
-        watch = importlib.import_module("ha.watch")
+        try:
+            watch = importlib.import_module("ha.watch")
+        except ModuleNotFoundError as missing:
+            raise StartError(
+                f"haproxy_sockets needs the extra [ha], of which {missing.name} is "
+                "missing: pip install 'pybouncer[ha]'"
+            ) from None
         try:
             self.app.haproxy = watch.HAProxyWatch.from_setting(
                 self.app.settings.haproxy_sockets

@@ -8,6 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from bouncer.arguments import (
+    DONE,
+    FOUND,
+    MISUSED,
+    Parser,
+    listing,
+    one_of,
+    reader_may_leave,
+)
 from ha import lint, render, rules, status
 from ha.errors import HAError
 from ha.failover import Patience, Rolling, by_command, readiness
@@ -18,7 +27,9 @@ from ha.layouts import LAYOUTS, poolers_on_nodes
 DEFAULT_SOCKET = "/run/haproxy/admin.sock"
 SOCKET_VARIABLE = "PYBOUNCER_HAPROXY"
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+PROG = "pybouncer ha"
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def seconds(text: str) -> float:
@@ -29,10 +40,28 @@ def seconds(text: str) -> float:
     return value
 
 
-def build_parser() -> argparse.ArgumentParser:
+ABOUT = """\
+Render the configurations of HAProxy and of the poolers behind it from the one that
+there is, check them, watch what HAProxy says of its servers, and steer it over its
+stats socket.
+"""
+
+
+def build_parser(prog: str = PROG) -> Parser:
     """All commands."""
-    parser = argparse.ArgumentParser(prog="pybouncer ha", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = Parser(
+        prog=prog,
+        description=ABOUT,
+        examples=[
+            f"{prog} render farm --from pgbouncer.ini --inventory farm.toml --out new/",
+            f"{prog} check haproxy.cfg pgbouncer.ini",
+            f"{prog} status --watch",
+            f"{prog} drain poolers/one --wait 60",
+        ],
+    )
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands"
+    )
     add_render(commands)
     add_check(commands)
     add_status(commands)
@@ -71,14 +100,17 @@ def add_sockets(parser: argparse.ArgumentParser) -> None:
 
 def add_render(commands: Commands) -> None:
     """`render`."""
-    lines = [f"  {one.name:12}{one.summary}" for one in LAYOUTS.values()]
+    lines = [f"{one.name:12}{one.summary}" for one in LAYOUTS.values()]
     parser = commands.add_parser(
         "render",
         help="write every file of a layout",
-        epilog="layouts:\n" + "\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write haproxy.cfg, pgbouncer.ini and what else a layout has.",
+        epilog=listing("layouts", lines),
+        examples=[f"{PROG} render farm --from x.ini --inventory farm.toml --out new/"],
     )
-    parser.add_argument("layout", metavar="LAYOUT", choices=LAYOUTS)
+    parser.add_argument(
+        "layout", metavar="LAYOUT", type=one_of(LAYOUTS), choices=LAYOUTS, help="below"
+    )
     parser.add_argument(
         "--from",
         dest="source",
@@ -86,8 +118,18 @@ def add_render(commands: Commands) -> None:
         metavar="PGBOUNCER.INI",
         help="the pooler's configuration as it is, or as it would be for one pooler",
     )
-    parser.add_argument("--inventory", required=True, metavar="FILE")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument(
+        "--inventory",
+        required=True,
+        metavar="FILE",
+        help="hosts and addresses, see docs/ha.md",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="where the files go; made if need be",
+    )
     parser.set_defaults(run=render.run)
 
 
@@ -96,8 +138,15 @@ def add_check(commands: Commands) -> None:
     parser = commands.add_parser(
         "check", help="find mistakes in haproxy.cfg and pgbouncer.ini files"
     )
-    parser.add_argument("files", nargs="*", metavar="FILE")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="haproxy.cfg, pgbouncer.ini, any number",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON list, for programs"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="exit code 1 for notes, too"
     )
@@ -113,7 +162,7 @@ def check(options: argparse.Namespace) -> int:
         return 0
     if not options.files:
         print("ERROR name at least one file", file=sys.stderr)
-        return 2
+        return MISUSED
     return lint.run(options)
 
 
@@ -129,7 +178,7 @@ def add_status(commands: Commands) -> None:
         type=seconds,
         const=1.0,
         metavar="SECONDS",
-        help="look again every second, or as often as said",
+        help="look again every so many seconds (default: 1)",
     )
     parser.set_defaults(run=status.status)
 
@@ -148,9 +197,13 @@ def add_orders(commands: Commands) -> None:
     for name, text in ORDERS.items():
         parser = commands.add_parser(name, help=text)
         add_sockets(parser)
-        parser.add_argument("server", metavar="BACKEND/SERVER")
+        parser.add_argument(
+            "server", metavar="BACKEND/SERVER", help="names as in haproxy.cfg"
+        )
         if name == "weight":
-            parser.add_argument("weight", metavar="N|N%")
+            parser.add_argument(
+                "weight", metavar="N|N%", help="0 to 256, or a part of the configured"
+            )
         if name in ("drain", "maint"):
             parser.add_argument(
                 "--force", action="store_true", help="even the last usable server"
@@ -160,7 +213,7 @@ def add_orders(commands: Commands) -> None:
                 "--wait",
                 type=seconds,
                 metavar="SECONDS",
-                help="wait so long for its sessions to end",
+                help="wait so long for its sessions to end (default: not at all)",
             )
             parser.add_argument(
                 "--cut", action="store_true", help="cut those that are left then"
@@ -174,7 +227,12 @@ def add_restart(commands: Commands) -> None:
         "restart", help="restart the poolers of an inventory, one at a time"
     )
     add_sockets(parser)
-    parser.add_argument("--inventory", required=True, metavar="FILE")
+    parser.add_argument(
+        "--inventory",
+        required=True,
+        metavar="FILE",
+        help="hosts and addresses, see docs/ha.md",
+    )
     parser.add_argument(
         "--backend",
         action="append",
@@ -192,8 +250,20 @@ def add_restart(commands: Commands) -> None:
         metavar="COMMAND",
         help="restarts one; {name}, {address} and {port} are filled in",
     )
-    parser.add_argument("--drain-timeout", type=seconds, default=60.0)
-    parser.add_argument("--ready-timeout", type=seconds, default=60.0)
+    parser.add_argument(
+        "--drain-timeout",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long the sessions of one may take to end (default: 60)",
+    )
+    parser.add_argument(
+        "--ready-timeout",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long one may take until HAProxy has it UP again (default: 60)",
+    )
     parser.add_argument(
         "--cut", action="store_true", help="cut the sessions that outlive the drain"
     )
@@ -245,7 +315,7 @@ def add_save_state(commands: Commands) -> None:
         "save-state", help="write the servers' states down before a reload"
     )
     add_sockets(parser)
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("file", metavar="FILE", help="as `server-state-file` says")
     parser.set_defaults(run=save_state)
 
 
@@ -270,21 +340,24 @@ FINDS_SOCKETS = ("restart",)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 not (or findings), 2 wrongly called."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
     try:
-        options = build_parser().parse_args(argv)
+        if words:
+            parser.command_or_error(words[0])
+        options = parser.parse_args(words)
     except SystemExit as end:
-        return int(end.code or 0)
+        return int(end.code or DONE)
     if options.command not in FINDS_SOCKETS and "socket" in options:
         default = os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET
         options.socket = options.socket or [default]
+    status = DONE
     try:
-        return int(options.run(options))
+        with reader_may_leave():
+            status = int(options.run(options))
     except HAError as problem:
         print(f"ERROR {problem}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        # Whoever reads us, such as head, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        return FOUND
     except KeyboardInterrupt:
         return 130
+    return status

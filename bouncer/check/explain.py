@@ -5,15 +5,17 @@ The one hard idea: the answers are those of the program itself. Limits are asked
 found out here.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
+from bouncer.arguments import Parser, say
 from bouncer.auth.secrets import MD5, PLAIN, SCRAM, kind_of
 from bouncer.check.findings import ERROR
-from bouncer.check.main import MISUSED, write
+from bouncer.check.main import MISUSED
 from bouncer.check.reading import Reading, read_all
 from bouncer.config.entries import RESERVED, read_database
 from bouncer.config.hba import parse_address
@@ -23,7 +25,20 @@ from bouncer.pool.limits import Limits, listed
 from bouncer.pool.registry import DatabaseState
 
 LET_IN, REFUSED = 0, 1
-USAGE: Final = "usage: pgbouncer --explain [--json] DATABASE USER ADDRESS FILE"
+ABOUT: Final = """\
+Say whether a client would be asked to prove who it is, and what it would get: which
+lines decide, the server and the pool behind them, every limit with the line it comes
+from. Nothing is started, nobody is asked.
+"""
+EXITS: Final = (
+    "0  admitted: it would be asked to prove who it is",
+    "1  refused, or the configuration cannot be read",
+    "3  wrongly called",
+)
+EXAMPLES: Final = (
+    "{prog} shop alice 192.0.2.7 /etc/pgbouncer/pgbouncer.ini",
+    "{prog} pgbouncer pgbouncer unix /etc/pgbouncer/pgbouncer.ini",
+)
 # Methods that do not look for a secret of ours.
 ELSEWHERE: Final = frozenset(("any", "pam", "ldap"))
 DEFAULT: Final = "default"
@@ -46,33 +61,66 @@ class Client(NamedTuple):
     address: str | None
 
 
-def explain_main(arguments: Sequence[str]) -> int:
-    """Do what the command line behind `--explain` says; return the exit status.
+def explain_parser(prog: str, exits: Sequence[str], **options: Any) -> Parser:
+    """Return the reader of a command line that begins with *prog*."""
+    examples = [one.format(prog=prog) for one in EXAMPLES]
+    parser = Parser(
+        prog=prog, description=ABOUT, examples=examples, exits=exits, **options
+    )
+    return add_explain_options(parser)
 
-    0: such a client would be asked to prove who it is. 1: it would be refused.
-    """
-    words = [word for word in arguments if not word.startswith("--")]
-    flags = [word for word in arguments if word.startswith("--")]
-    if len(words) != 4 or set(flags) - {"--json"}:
-        print(USAGE, file=sys.stderr)
-        return MISUSED
-    database, user, address, path = words
-    if address != "unix":
+
+def add_explain_options(parser: Parser) -> Parser:
+    """Add the words of the question."""
+    parser.add_argument("database", metavar="DATABASE", help="asked for by the client")
+    parser.add_argument("user", metavar="USER", help="asked for by the client")
+    parser.add_argument(
+        "address", metavar="ADDRESS", type=address, help="its IP address, or unix"
+    )
+    parser.add_argument("file", metavar="FILE", help="the configuration: pgbouncer.ini")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document, for programs"
+    )
+    return parser
+
+
+def address(text: str) -> str:
+    """Return *text*, which is an IP address or `unix`."""
+    if text != "unix":
         try:
-            parse_address(address)
+            parse_address(text)
         except ValueError:
-            print(f"{address} is no IP address; or say unix", file=sys.stderr)
-            return MISUSED
-    client = Client(database, user, None if address == "unix" else address)
-    reading = read_all(path)
+            raise argparse.ArgumentTypeError(
+                f"{text} is no IP address; or say unix"
+            ) from None
+    return text
+
+
+def explain_main(arguments: Sequence[str]) -> int:
+    """Do what the command line behind `--explain` says; return the exit status."""
+    parser = explain_parser("pgbouncer --explain", EXITS, misused=MISUSED)
+    try:
+        return answer(parser.parse_args(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def answer(options: argparse.Namespace) -> int:
+    """Print what a client would get.
+
+    0: it would be asked to prove who it is. 1: it would be refused.
+    """
+    where = None if options.address == "unix" else options.address
+    client = Client(options.database, options.user, where)
+    reading = read_all(options.file)
     errors = [found for found in reading.findings if found.level == ERROR]
     if errors:
         for found in errors:
             print(found, file=sys.stderr)
         return REFUSED
     facts, status = Explanation(reading, client).facts()
-    if flags:
-        write(json.dumps([fact._asdict() for fact in facts], indent=2))
+    if options.json:
+        say(json.dumps([fact._asdict() for fact in facts], indent=2))
     else:
         show(facts)
     return status
@@ -84,7 +132,12 @@ def show(facts: list[Fact]) -> None:
     values = min(max(len(fact.value) for fact in facts), 48)
     for fact in facts:
         line = f"{fact.title:{titles}}  {fact.value:{values}}  {fact.source}"
-        write(line.rstrip())
+        say(line.rstrip())
+
+
+def reason(value: str, source: str) -> str:
+    """Return a reason with the place that it comes from."""
+    return f"{value} ({source})" if source else value
 
 
 class Explanation:
@@ -99,6 +152,9 @@ class Explanation:
         self.status = LET_IN
         # The methods that may let it in, with and without TLS.
         self.methods: set[str] = set()
+        # Why it is refused; why with or without TLS, which may not matter.
+        self.reasons: list[str] = []
+        self.shut_out: list[str] = []
 
     def say(self, title: str, value: object, source: str = "") -> None:
         """Add a line."""
@@ -107,29 +163,48 @@ class Explanation:
     def refuse(self, title: str, value: str, source: str = "") -> None:
         """Add a line that ends the story."""
         self.say(title, value, source)
+        self.reasons.append(reason(value, source))
         self.status = REFUSED
+
+    def shut(self, title: str, value: str, source: str) -> None:
+        """Add a line that ends the story with or without TLS."""
+        self.say(title, value, source)
+        self.shut_out.append(reason(value, source))
 
     def source(self, name: str) -> str:
         """Return where the setting *name* comes from."""
         return self.config.sources.get(name, DEFAULT)
 
     def facts(self) -> tuple[list[Fact], int]:
-        """Return the lines, and the exit status."""
+        """Return the lines, the verdict first, and the exit status."""
+        self.gather()
+        return [self.verdict(), *self.found], self.status
+
+    def verdict(self) -> Fact:
+        """Say in a line whether it would be let in, and why."""
+        if self.status == REFUSED:
+            return Fact("REFUSED", "; ".join(self.reasons))
+        free = sorted(self.methods & {"trust", "any"})
+        if free:
+            return Fact("ADMITTED", f"without a proof of who it is ({', '.join(free)})")
+        ways = " or ".join(sorted(self.methods))
+        return Fact("ADMITTED", f"if it proves who it is ({ways})")
+
+    def gather(self) -> None:
+        """Find out everything."""
         where = self.client.address or "the Unix socket"
         self.say("client", f"{self.client.user} from {where}")
         if self.client.database == RESERVED:
             self.say("database", "the console")
             self.access()
             self.console()
-            return self.found, self.status
+            return
         database = self.database()
         self.access()
-        if database is None:
-            return self.found, REFUSED
-        self.secret(database)
-        self.server(database)
-        self.pool(database)
-        return self.found, self.status
+        if database is not None:
+            self.secret(database)
+            self.server(database)
+            self.pool(database)
 
     # The database
 
@@ -167,6 +242,7 @@ class Explanation:
                 self.say("without TLS", "SSL required", source)
             self.method(tls=True, title="method with TLS")
         if not self.methods:
+            self.reasons += dict.fromkeys(self.shut_out)
             self.status = REFUSED
 
     def method(self, tls: bool, title: str) -> None:
@@ -181,11 +257,11 @@ class Explanation:
         )
         if not hba or not line:
             where = self.source("auth_hba_file")
-            self.say(title, "no line of the HBA file is for it", where)
+            self.shut(title, "no line of the HBA file is for it", where)
             return
         source = f"{hba.path}:{line.line}"
         if line.method == "reject":
-            self.say(title, "login rejected", source)
+            self.shut(title, "login rejected", source)
             return
         self.methods.add(line.method)
         of_map = f", map {line.map.name}" if line.map is not None else ""

@@ -1,13 +1,15 @@
 """`pgbouncer --check [--json] [--offline] FILE`: what is wrong with a configuration.
 
-Exit status: 0 nothing, 1 a start would fail, 2 warnings only, 3 bad command line.
+Exit status: 0 nothing, 1 a start would fail, 2 warnings only, 3 bad command line;
+`pybouncer check` has the codes of all its commands.
 """
 
 import json
-import sys
+from argparse import Namespace
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from bouncer.arguments import Parser, say
 from bouncer.check.advice import advise
 from bouncer.check.ask import Asked, ask_all, compare
 from bouncer.check.findings import ERROR, Finding
@@ -15,22 +17,61 @@ from bouncer.check.reading import Reading, read_all
 from bouncer.check.safety import examine
 
 FINE, FAILS, WARNS, MISUSED = 0, 1, 2, 3
-USAGE: Final = "usage: pgbouncer --check [--json] [--offline] FILE"
+ABOUT: Final = """\
+Read a configuration and the files that it names as a start would, but start nothing;
+name each mistake with file, line and setting, and what was probably meant. Then ask the
+PostgreSQL servers in it whether they are there and have room for the pools.
+"""
+EXITS: Final = (
+    "0  nothing to complain about",
+    "1  a start would fail",
+    "2  warnings only",
+    "3  wrongly called",
+)
+EXAMPLES: Final = (
+    "{prog} /etc/pgbouncer/pgbouncer.ini",
+    "{prog} --json --offline x.ini",
+)
+
+
+def check_parser(prog: str, exits: Sequence[str], **options: Any) -> Parser:
+    """Return the reader of a command line that begins with *prog*."""
+    examples = [one.format(prog=prog) for one in EXAMPLES]
+    parser = Parser(
+        prog=prog, description=ABOUT, examples=examples, exits=exits, **options
+    )
+    return add_check_options(parser)
+
+
+def add_check_options(parser: Parser) -> Parser:
+    """Add what a check may be told."""
+    parser.add_argument("file", metavar="FILE", help="the configuration: pgbouncer.ini")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document, for programs"
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="do not connect to any server"
+    )
+    return parser
 
 
 def check_main(arguments: Sequence[str]) -> int:
     """Do what the command line behind `--check` says; return the exit status."""
-    flags = {word for word in arguments if word.startswith("--")}
-    files = [word for word in arguments if not word.startswith("--")]
-    if len(files) != 1 or flags - {"--json", "--offline"}:
-        print(USAGE, file=sys.stderr)
-        return MISUSED
-    findings, asked = check(files[0], online="--offline" not in flags)
+    parser = check_parser("pgbouncer --check", EXITS, misused=MISUSED)
+    try:
+        return report(parser.parse_args(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def report(options: Namespace) -> int:
+    """Check the file of *options* and print what was found; return its status."""
+    findings, asked = check(options.file, online=not options.offline)
     status = status_of(findings)
-    if "--json" in flags:
-        show_json(files[0], findings, asked, status)
+    if options.json:
+        show_json(options.file, findings, asked, status)
     else:
-        show(files[0], findings, asked)
+        show(options.file, findings, asked)
     return status
 
 
@@ -60,26 +101,20 @@ def status_of(findings: list[Finding]) -> int:
     return WARNS if findings else FINE
 
 
-def write(text: str) -> None:
-    """Print *text*; names that are no UTF-8 come out as they came in."""
-    sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
-
-
 def show(path: str, findings: list[Finding], asked: list[Asked]) -> None:
     """Print for people."""
     for found in findings:
-        write(str(found))
+        say(str(found))
     for one in asked:
         if one.problem:
-            write(f"{one.place}: could not be asked: {one.problem}")
+            say(f"{one.place}: could not be asked: {one.problem}")
     errors = sum(found.level == ERROR for found in findings)
     warnings = len(findings) - errors
     if findings:
         verdict = "does not start" if errors else "starts"
-        write(f"{path}: {verdict}: {errors} errors, {warnings} warnings")
+        say(f"{path}: {verdict}: {errors} errors, {warnings} warnings")
     else:
-        write(f"{path}: nothing to complain about")
+        say(f"{path}: nothing to complain about")
 
 
 def show_json(
@@ -103,4 +138,4 @@ def show_json(
             for one in asked
         ],
     }
-    write(json.dumps(document, indent=2))
+    say(json.dumps(document, indent=2))

