@@ -109,7 +109,11 @@ def add_render(commands: Commands) -> None:
         examples=[f"{PROG} render farm --from x.ini --inventory farm.toml --out new/"],
     )
     parser.add_argument(
-        "layout", metavar="LAYOUT", type=one_of(LAYOUTS), choices=LAYOUTS, help="below"
+        "layout",
+        metavar="LAYOUT",
+        type=one_of(LAYOUTS),
+        choices=list(LAYOUTS),
+        help="below",
     )
     parser.add_argument(
         "--from",
