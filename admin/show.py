@@ -28,6 +28,7 @@ from bouncer.snapshot import (
     StatsRow,
     UserRow,
 )
+from bouncer.wire import digest
 
 # The application as the console sees it (bouncer/contracts.py; duck-typed).
 App = Any
@@ -212,6 +213,8 @@ def _pybouncer(app: App, asking: int) -> Iterator[Row]:
         ("build", "debug" if checked.is_debug() else "release"),
         ("uptime", str(uptime)),
         ("tls", ssl.OPENSSL_VERSION),
+        # "Python": this interpreter's libcrypto is out of reach, logins cost more.
+        ("sha256", digest.provider()),
     ):
         yield (key, value, None, None, None)
     for param in ROWS:

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from hashlib import sha256
 from os import urandom
 
-from bouncer.auth.secrets import ScramSecret, Signer, decode_base64, same
+from bouncer.auth.secrets import ScramSecret, decode_base64, same
 from bouncer.errors import BouncerError
+from bouncer.wire.digest import Signer
 
 # 18 bytes of randomness are 24 characters of base64, like PostgreSQL's.
 _NONCE_BYTES = 18

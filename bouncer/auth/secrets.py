@@ -13,13 +13,8 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable
 from hmac import compare_digest
 from itertools import islice
-from typing import Any
 
-try:
-    # Python's own (3.11): a state is copied without OpenSSL's provider look-ups.
-    from _sha256 import sha256  # type: ignore[import-not-found]
-except ImportError:
-    from hashlib import sha256
+from bouncer.wire.digest import Signer
 
 PLAIN = 0
 MD5 = 1
@@ -36,31 +31,6 @@ _SCRAM_PREFIX = "SCRAM-SHA-256$"
 _KEY_LENGTH = 32
 _HEX = frozenset("0123456789abcdef")
 _DIGITS = frozenset("0123456789")
-
-
-_INNER = bytes(byte ^ 0x36 for byte in range(256))
-_OUTER = bytes(byte ^ 0x5C for byte in range(256))
-_BLOCK = 64
-
-
-class Signer:
-    """HMAC-SHA-256 with one key of up to 64 bytes, whose part is done once."""
-
-    __slots__ = ("_inner", "_outer")
-
-    def __init__(self, key: bytes) -> None:
-        padded = key.ljust(_BLOCK, b"\0")
-        self._inner: Any = sha256(padded.translate(_INNER))
-        self._outer: Any = sha256(padded.translate(_OUTER))
-
-    def sign(self, data: bytes) -> bytes:
-        """Give the signature of *data*."""
-        inner = self._inner.copy()
-        inner.update(data)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        signature: bytes = outer.digest()
-        return signature
 
 
 class ScramSecret:

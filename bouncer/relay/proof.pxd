@@ -2,15 +2,7 @@
 
 from libc.stdint cimport uint8_t
 
-cdef extern from *:
-    """
-    /* The one-shot interface looks the algorithm up anew for every hash. */
-    #define OPENSSL_SUPPRESS_DEPRECATED
-    """
-
-cdef extern from "<openssl/sha.h>" nogil:
-    ctypedef struct SHA256_CTX:
-        pass
+from bouncer.wire.digest cimport Signer
 
 cdef enum Verdict:
     WRONG = 0                   # or unusual: a talk finds out
@@ -22,10 +14,9 @@ cdef class Secret:
     """What a stored secret is checked against."""
     cdef:
         object digits           # md5 object that has seen the stored digits, or None
-        # SCRAM: StoredKey, HMAC states of it and of ServerKey, end of server-first
+        # SCRAM: StoredKey, who signs with it and with ServerKey, end of server-first
         uint8_t stored_key[32]
-        SHA256_CTX stored_inner, stored_outer
-        SHA256_CTX server_inner, server_outer
+        Signer stored, server
         bytes tail
 
 

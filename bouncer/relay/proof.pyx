@@ -13,19 +13,10 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
+from bouncer.wire.digest cimport KEY, Signer, same, sha256_into
 from bouncer.wire.framer cimport be32
 
-cdef extern from "<openssl/sha.h>" nogil:
-    int SHA256_Init(SHA256_CTX* c)
-    int SHA256_Update(SHA256_CTX* c, const void* data, size_t size)
-    int SHA256_Final(uint8_t* digest, SHA256_CTX* c)
-
-cdef extern from "<openssl/crypto.h>" nogil:
-    int CRYPTO_memcmp(const void* a, const void* b, size_t size)
-
 cdef enum:
-    KEY = 32                    # bytes of a SHA-256 digest and of each key
-    BLOCK = 64
     MD5_ANSWER = 36             # "md5", 32 digits, 0
     PROOF_TEXT = 44             # base64 of a key
     SALT = 4                    # random bytes of an md5 challenge
@@ -55,36 +46,6 @@ cdef bytes random_bytes(Py_ssize_t count):
     return noise[noise_used - count:noise_used]
 
 
-cdef int begin_hmac(SHA256_CTX* inner, SHA256_CTX* outer, bytes key) except -1:
-    """The states behind the padded key: that part is the same for every message."""
-    cdef uint8_t[BLOCK] pad
-    cdef int i
-    if len(key) != KEY:
-        raise ValueError("a key of SCRAM-SHA-256 has 32 bytes")
-    memset(pad, 0, BLOCK)
-    memcpy(pad, <const char*>key, KEY)
-    for i in range(BLOCK):
-        pad[i] ^= 0x36
-    SHA256_Init(inner)
-    SHA256_Update(inner, pad, BLOCK)
-    for i in range(BLOCK):
-        pad[i] ^= 0x36 ^ 0x5C
-    SHA256_Init(outer)
-    SHA256_Update(outer, pad, BLOCK)
-    memset(pad, 0, BLOCK)
-    return 0
-
-
-cdef void end_hmac(const SHA256_CTX* inner, const SHA256_CTX* outer,
-                   const char* text, size_t size, uint8_t* digest) noexcept:
-    cdef SHA256_CTX state = inner[0]
-    SHA256_Update(&state, text, size)
-    SHA256_Final(digest, &state)
-    state = outer[0]
-    SHA256_Update(&state, digest, KEY)
-    SHA256_Final(digest, &state)
-
-
 cdef class Secret:
 
     @staticmethod
@@ -99,8 +60,9 @@ cdef class Secret:
               bytes tail not None):
         """Of SCRAM; *tail* is the end of each server-first message."""
         cdef Secret secret = Secret.__new__(Secret)
-        begin_hmac(&secret.stored_inner, &secret.stored_outer, stored_key)
-        begin_hmac(&secret.server_inner, &secret.server_outer, server_key)
+        if len(stored_key) != KEY:
+            raise ValueError("a key of SCRAM-SHA-256 has 32 bytes")
+        secret.stored, secret.server = Signer(stored_key), Signer(server_key)
         memcpy(secret.stored_key, <const char*>stored_key, KEY)
         secret.tail = tail
         return secret
@@ -131,7 +93,7 @@ cdef class Proof:
         state = self.secret.digits.copy()
         state.update(self.salt)
         expected = state.hexdigest().encode()
-        return CRYPTO_memcmp(p + 3, <const char*>expected, 32) == 0
+        return same(p + 3, <const char*>expected, 32)
 
     cdef bint read_first(self, const char* p, Py_ssize_t count) except -1:
         """SASLInitialResponse: n,,n=NAME,r=NONCE and no more."""
@@ -177,7 +139,6 @@ cdef class Proof:
         cdef Py_ssize_t size = len(begin)
         cdef uint8_t[KEY] key
         cdef uint8_t[KEY] digest
-        cdef SHA256_CTX state
         cdef int i
         if (count != size + 3 + PROOF_TEXT or memcmp(p, <const char*>begin, size)
                 or memcmp(p + size, b",p=", 3)):
@@ -189,18 +150,14 @@ cdef class Proof:
         if len(proof) != KEY:
             return False
         signed = self.client_bare + b"," + self.server_first + b"," + begin
-        end_hmac(&self.secret.stored_inner, &self.secret.stored_outer, signed,
-                 len(signed), key)
+        self.secret.stored.sign_into(signed, len(signed), key)
         for i in range(KEY):
             key[i] ^= (<const uint8_t*><const char*>proof)[i]
-        SHA256_Init(&state)
-        SHA256_Update(&state, key, KEY)
-        SHA256_Final(digest, &state)
+        sha256_into(<const char*>key, KEY, digest)
         memset(key, 0, KEY)
-        if CRYPTO_memcmp(digest, self.secret.stored_key, KEY):
+        if not same(digest, self.secret.stored_key, KEY):
             return False
-        end_hmac(&self.secret.server_inner, &self.secret.server_outer, signed,
-                 len(signed), digest)
+        self.secret.server.sign_into(signed, len(signed), digest)
         # AuthenticationSASLFinal: v= and the server's signature.
         self.reply = b"R\0\0\0\x36\0\0\0\x0cv=" + b2a_base64(
             PyBytes_FromStringAndSize(<char*>digest, KEY), newline=False)

@@ -5,13 +5,17 @@ md5 and SCRAM are then checked in compiled code (relay/proof.pyx). Nobody must b
 to tell, whatever has changed in between and whatever is sent.
 """
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.conftest import ROOT
 from tests.replay.passwords import scram_secret
 from tests.replay.pooler import wait_for
 from tests.support.wire import FakeClient, error, query, rows
@@ -70,6 +74,36 @@ def test_all_logins_see_the_same(start: Any, way: str) -> None:
     for _ in range(3):
         assert attempt(one) == first
     one.wait_for_log("login attempt: db=p0 user=known", 4)
+
+
+@pytest.fixture
+def without_libcrypto(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets poolers that are started from here on find no libcrypto."""
+    # Where the pooler's user can read it.
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        (place / "sitecustomize.py").write_text(
+            "from bouncer.wire import digest\ndigest.load(None)\n"
+        )
+        place.chmod(0o755)
+        monkeypatch.setenv("PYTHONPATH", f"{place}{os.pathsep}{ROOT}")
+        yield
+
+
+@pytest.mark.parametrize("way", CHALLENGED)
+def test_logins_without_the_interpreters_libcrypto_see_the_same(
+    start: Any, way: str, without_libcrypto: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own SHA-256 does the work then; SHOW PYBOUNCER says so."""
+    one = start(way)
+    shown = {row["key"]: row["value"] for row in one.console("SHOW PYBOUNCER")}
+    assert shown["sha256"] == "Python"
+    monkeypatch.undo()
+    usual = start(way)
+    expected, wrong = attempt(usual), attempt(usual, "wrong")
+    for _ in range(3):
+        assert attempt(one) == expected
+        assert attempt(one, "wrong") == wrong
 
 
 @pytest.mark.parametrize("way", CHALLENGED)

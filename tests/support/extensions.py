@@ -27,7 +27,7 @@ PER_CONNECTION = (
     "bouncer/wire/messages.py",
 )
 # What some of them are linked with.
-LIBRARIES = {"bouncer/relay/proof.pyx": ["crypto"]}
+LIBRARIES = {"bouncer/wire/digest.pyx": ["dl"]}
 BEGIN, END = "# <extensions>\n", "# </extensions>\n"
 
 
