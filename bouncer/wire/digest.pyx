@@ -9,6 +9,7 @@ every hash. Where they are not to be had (an interpreter with OpenSSL built in, 
 OpenSSL without them), Python's own SHA-256 does the work, at some times the cost.
 """
 
+import ctypes
 from hmac import compare_digest
 
 try:
@@ -21,11 +22,6 @@ except ImportError:
         from hashlib import sha256
 
 from libc.string cimport memcpy, memset
-
-cdef extern from "<dlfcn.h>" nogil:
-    void* dlopen(const char* path, int mode)
-    void* dlsym(void* handle, const char* name)
-    int RTLD_LAZY
 
 cdef enum:
     BLOCK = 64
@@ -53,25 +49,27 @@ def load(path):
     """
     global crypto, is_native
     cdef Library found
-    cdef void* handle
-    cdef bytes name
     is_native = False
     if path is None:
         return False
-    name = path.encode()
-    handle = dlopen(name, RTLD_LAZY)
-    if handle == NULL:
+    try:
+        library = ctypes.CDLL(path)
+        found.begin = <begin_function>address(library, "SHA256_Init")
+        found.update = <update_function>address(library, "SHA256_Update")
+        found.end = <end_function>address(library, "SHA256_Final")
+        found.compare = <compare_function>address(library, "CRYPTO_memcmp")
+    except (AttributeError, OSError):
         return False
-    found.begin = <begin_function>dlsym(handle, b"SHA256_Init")
-    found.update = <update_function>dlsym(handle, b"SHA256_Update")
-    found.end = <end_function>dlsym(handle, b"SHA256_Final")
-    found.compare = <compare_function>dlsym(handle, b"CRYPTO_memcmp")
-    if (found.begin == NULL or found.update == NULL or found.end == NULL
-            or found.compare == NULL or not works(&found)):
+    if not works(&found):
         return False
     crypto = found
     is_native = True
     return True
+
+
+cdef void* address(object library, str name) except NULL:
+    """Where the function *name* is; by ctypes, since dlsym's own version is a new one."""
+    return <void*><size_t>ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 
 
 cdef bint works(Library* found) except -1:

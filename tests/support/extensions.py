@@ -7,7 +7,6 @@ in pyproject.toml.
 """
 
 import argparse
-import json
 import sys
 import tomllib
 from pathlib import Path
@@ -26,8 +25,6 @@ PER_CONNECTION = (
     "bouncer/rows.py",
     "bouncer/wire/messages.py",
 )
-# What some of them are linked with.
-LIBRARIES = {"bouncer/wire/digest.pyx": ["dl"]}
 BEGIN, END = "# <extensions>\n", "# </extensions>\n"
 
 
@@ -55,9 +52,7 @@ def as_toml(files: list[Path]) -> str:
         f"[[tool.setuptools.ext-modules]]\n"
         f'name = "{module_name(file)}"\n'
         f'sources = ["{file.as_posix()}"]\n'
-        + (f"libraries = {json.dumps(libraries)}\n" if libraries else "")
         for file in files
-        for libraries in [LIBRARIES.get(file.as_posix())]
     )
 
 
