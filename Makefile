@@ -155,15 +155,17 @@ $(VENV)/fuzzable: pyproject.toml | $(VENV)/installed
 	$(PIP_INSTALL) -r $@.txt || echo "no atheris here"
 	touch $@
 
-dist: $(BIN)/python
-	$(BIN)/python -m pip install --quiet build
-	$(BIN)/python -m build
+# The sdist, and a wheel for each Python that is here (or those that PYTHONS names).
+dist: $(VENV)/installed
+	$(BIN)/python tests/support/install.py requirements dist > $(VENV)/dist.txt
+	$(PIP_INSTALL) -r $(VENV)/dist.txt
+	$(BIN)/python docs/packaging/wheels.py dist $(PYTHONS)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find bouncer admin ha -name '*.so' -delete
-	find bouncer -name '*.pyx' | sed 's/pyx$$/c/' | xargs -r rm -f
-	rm -f bouncer/talks/*.c $(VENV)/built-*
+	find bouncer admin ha -name '*.c' -delete
+	rm -f $(VENV)/built-*
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
