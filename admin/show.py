@@ -17,7 +17,7 @@ from typing import Any, Final
 from admin import parameters
 from admin.encode import Column, Value, columns
 from bouncer import COMPATIBLE_VERSION, __version__, carry
-from bouncer.config.params import OURS, ROWS
+from bouncer.config.params import OURS, PARAMS, ROWS
 from bouncer.config.settings import config_rows
 from bouncer.relay import checked
 from bouncer.snapshot import (
@@ -223,6 +223,13 @@ def _pybouncer(app: App, asking: int) -> Iterator[Row]:
             source = app.config.sources.get(param.name)
             shown = app.settings.show(param.name)
             yield (param.name, shown, param.default, source, changed)
+    own = app.config.own
+    for section, lines in (("databases", own.databases), ("users", own.users)):
+        for line in lines.values():
+            for name, value in line.values.items():
+                param = PARAMS[name]
+                key = f"{section}.{line.name}.{name}"
+                yield (key, param.show(value), param.default, line.source, "RELOAD")
 
 
 def _config(app: App, asking: int) -> Iterable[Row]:

@@ -274,6 +274,9 @@ def crc32c(data: bytes) -> int:
 
 # Building
 
+# Nobody's connection but our own; or of what version 1 has no word for.
+UNKNOWN_V1 = b"PROXY UNKNOWN\r\n"
+
 
 def build_v1(
     source: str, source_port: int, destination: str, destination_port: int
@@ -281,7 +284,7 @@ def build_v1(
     """A version 1 header; what is not a pair of one family is UNKNOWN."""
     addresses = pair(source, destination)
     if addresses is None:
-        return b"PROXY UNKNOWN\r\n"
+        return UNKNOWN_V1
     first, second = addresses
     return (
         f"PROXY TCP{first.version} {first} {second} {source_port} {destination_port}"

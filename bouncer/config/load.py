@@ -9,6 +9,7 @@ only a restart changes, users and the `*` entry that are no longer in the file, 
 the forced user of a database.
 """
 
+import os
 from typing import Any, Final
 
 from bouncer import log
@@ -16,6 +17,7 @@ from bouncer.config.connstr import BadConnstr, pairs
 from bouncer.config.entries import read_database, read_peer, read_user
 from bouncer.config.ini import IniError, Place, Refused, read_ini
 from bouncer.config.masking import HIDDEN, is_secret, without_secrets
+from bouncer.config.own import OWN_SECTIONS, OWN_USERS, OwnSettings, read_own
 from bouncer.config.params import MAIN, OURS, PARAMS, ROWS
 from bouncer.config.settings import (
     AutoDatabase,
@@ -28,10 +30,13 @@ from bouncer.config.settings import (
 from bouncer.config.values import BadValue
 from bouncer.errors import ConfigError
 
+# Beside FILE, where PgBouncer never looks: our sections only.
+BESIDE: Final = ".pybouncer"
 DATABASES: Final = "databases"
 USERS: Final = "users"
 PEERS: Final = "peers"
-SECTIONS: Final = (MAIN, DATABASES, USERS, PEERS, OURS)
+OUR_SECTIONS: Final = (OURS, *OWN_SECTIONS)
+SECTIONS: Final = (MAIN, DATABASES, USERS, PEERS, *OUR_SECTIONS)
 
 
 class Loader:
@@ -46,6 +51,9 @@ class Loader:
         self.lines: list[tuple[str, str]] = []
         self.current: str | None = None
         self.main_seen = False
+        # While the file beside is read.
+        self.beside = False
+        self.own = OwnSettings()
         self.databases: dict[str, Database] = {}
         self.peers: dict[int, Peer] = {}
         if previous is None:
@@ -68,6 +76,7 @@ class Loader:
         if not self.main_seen:
             line = "load_init_file: main section missing from config file"
             raise IniError([line], Place(self.path, 0, 0))
+        self.read_beside()
         return Configuration(
             settings=Settings.of(self.values),
             databases=self.databases,
@@ -75,7 +84,15 @@ class Loader:
             users=self.users,
             peers=self.peers,
             sources=self.sources,
+            own=self.own,
         )
+
+    def read_beside(self) -> None:
+        """Read `FILE.pybouncer`, if there is one: it has the last word."""
+        path = f"{self.path}{BESIDE}"
+        if os.path.lexists(path):
+            self.current, self.beside = None, True
+            read_ini(path, self)
 
     def changeable(self, name: str) -> bool:
         """Whether this load may set *name*."""
@@ -95,6 +112,8 @@ class Loader:
         """Enter the section *name*."""
         if name not in SECTIONS:
             raise Refused("fill_defaults fail")
+        if self.beside and name not in OUR_SECTIONS:
+            raise Refused(f"only sections of pybouncer may stand in {place.file}")
         self.current = name
         if name == MAIN:
             self.main_seen = True
@@ -125,6 +144,10 @@ class Loader:
         elif self.current == PEERS:
             peer = read_peer(key, value, str(place))
             self.peers[peer.id] = peer
+        elif self.current in OWN_SECTIONS:
+            own = read_own(key, value, str(place), OWN_SECTIONS[self.current])
+            lines = self.own.users if self.current == OWN_USERS else self.own.databases
+            lines[own.name] = own
         else:
             self.setting(key, value, str(place))
 

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from bouncer.config.values import (
     BadValue,
     parse_int,
+    parse_span,
     parse_time,
     parse_uint,
     show_time,
@@ -50,7 +51,9 @@ OURS: Final = "pybouncer"
 class Param:
     """One setting of `[pgbouncer]`, or of our own section `[pybouncer]`.
 
-    *also* says who can override it, under *override* if that has another name.
+    *also* says who can override it, under *override* if that has another name: a line
+    of `[databases]` or `[users]`, for ours of `[pybouncer.databases]` or
+    `[pybouncer.users]`.
     *dropped* marks what PgBouncer has no longer: SHOW CONFIG has it only where the file
     sets it.
     """
@@ -79,7 +82,7 @@ class Param:
                 raise BadValue
             return word
         if self.kind is Kind.TIME:
-            return parse_time(text)
+            return parse_time(text) if self.section == MAIN else parse_span(text)
         number = parse_uint(text) if self.kind is Kind.UINT else parse_int(text)
         if self.minimum is not None and number < self.minimum:
             raise BadValue
@@ -264,9 +267,9 @@ ROWS: Final = (
         section=OURS,
     ),
     Param("log_format", ENUM, "text", choices=("text", "json"), section=OURS),
-    Param("parallel_logins", INT, "1", minimum=1, section=OURS),
+    Param("parallel_logins", INT, "1", minimum=1, also=DATABASE | USER, section=OURS),
     Param("proxy_protocol_networks", STRING, "", section=OURS),
-    Param("proxy_protocol_send", INT, "0", minimum=0, section=OURS),
+    Param("proxy_protocol_send", INT, "0", minimum=0, also=DATABASE, section=OURS),
     Param("show_columns", ENUM, "1.26", choices=("1.25", "1.26"), section=OURS),
     Param("workers", INT, "1", reload=False, minimum=1, reserved=True, section=OURS),
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
 from bouncer.config.masking import without_secrets
+from bouncer.config.own import OwnSettings
 from bouncer.config.params import MAIN, PARAMS, ROWS, Param
 from bouncer.config.values import BadValue
 from bouncer.errors import ConfigError
@@ -290,7 +291,8 @@ class Configuration:
     """Everything that the ini files say.
 
     *autodb* becomes a database through `bouncer.config.load.make_autodb`. *sources*
-    tells where each setting that a file sets was last set, as `file:line`.
+    tells where each setting that a file sets was last set, as `file:line`; *own* has
+    ours for single databases and users.
     """
 
     settings: Settings
@@ -299,3 +301,4 @@ class Configuration:
     users: dict[str, UserOptions] = field(default_factory=dict)
     peers: dict[int, Peer] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    own: OwnSettings = field(default_factory=OwnSettings)

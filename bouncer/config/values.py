@@ -18,6 +18,8 @@ TIME: Final = re.compile(
     r"[ \t-\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)"
     r"([pP][+-]?[0-9]+)?|((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?))"
 )
+SPAN: Final = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)[ \t]*(ms|s|min|h)")
+UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 LENIENT: Final = re.compile(r"[ \t-\r]*([+-]?)([0-9]+)")
 
 LONG_MAX: Final = 2**63 - 1
@@ -93,6 +95,14 @@ def parse_time(text: str) -> float:
     if sign == "-" and seconds:
         raise BadValue
     return min(int(seconds * MICROSECONDS) / MICROSECONDS, LONGEST)
+
+
+def parse_span(text: str) -> float:
+    """Read a time of ours: as `parse_time`, or a number with ms, s, min or h."""
+    found = SPAN.fullmatch(text.strip(SPACE))
+    if found is None:
+        return parse_time(text)
+    return min(float(found[1]) * UNITS[found[2]], LONGEST)
 
 
 def show_time(seconds: float) -> str:

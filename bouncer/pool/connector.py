@@ -145,26 +145,26 @@ class Connector:
         if self.keeper.is_surplus(server):
             self.keeper.not_needed(server, "cancel connection was not needed")
             return
-        if self.app.settings.proxy_protocol_send and self.app.proxy is not None:
-            self.announce(server)
+        version = self.app.limits.own("proxy_protocol_send", server.pool)
+        if version and self.app.proxy is not None:
+            self.announce(server, version)
         server.begin_talk(server_login(server, self.app))
 
-    def announce(self, server: Any) -> None:
-        """Tell the next pooler for whom the connection is (PROXY protocol v2).
+    def announce(self, server: Any, version: int) -> None:
+        """Tell the next pooler for whom the connection is (PROXY protocol 1 or 2).
 
         Only in session pooling is it for one client; it is then not used for
-        another. Elsewhere the header says LOCAL.
+        another. Elsewhere the header says that it is our own.
         """
         proxy, pool = self.app.proxy, server.pool
         first = pool.waiting.first
         if pool.mode == 0 and first is not None and not first.is_unix:
             local = first.local_name()
-            header = proxy.build_v2(
-                first.peer_address, first.peer_port, local[0], local[1]
-            )
+            build = proxy.build_v1 if version == 1 else proxy.build_v2
+            header = build(first.peer_address, first.peer_port, local[0], local[1])
             server.close_needed = True
         else:
-            header = proxy.build_v2_local()
+            header = proxy.UNKNOWN_V1 if version == 1 else proxy.build_v2_local()
         server.write(header)
 
     def failed(self, server: Any) -> None:

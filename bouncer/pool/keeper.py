@@ -212,7 +212,7 @@ class Keeper:
         return plan.PoolView(
             connections=pool.server_count,
             logins=len(pool.login),
-            parallel_logins=settings.parallel_logins,
+            parallel_logins=limits.own("parallel_logins", pool),
             pool_size=limits.pool_size(pool),
             reserve_size=limits.reserve_pool_size(pool),
             reserve_timeout=settings.reserve_pool_timeout,

@@ -115,6 +115,15 @@ class Limits:
             return own
         return self.settings.server_lifetime
 
+    def own(self, setting: str, pool: Any) -> Any:
+        """A setting of `[pybouncer]` that a database or a user may have otherwise."""
+        own = self.app.config.own
+        if own.databases or own.users:
+            found = own.value(setting, pool.database.name, pool.user.name)
+            if found is not None:
+                return found
+        return getattr(self.settings, setting)
+
     # Timeouts, in seconds; 0 is off
 
     def of_pool_user(self, pool: Any, name: str) -> float:

@@ -38,10 +38,11 @@ class Failed(Exception):
 
 
 def run(*command: str | Path, **more: str) -> str:
-    """Run a program; return what it printed."""
+    """Run a program; return what it printed. Ours find theirs beside them."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     done = subprocess.run(
         [str(word) for word in command],
-        env={**os.environ, **more},
+        env={**os.environ, "PATH": path, **more},
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

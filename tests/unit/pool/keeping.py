@@ -137,6 +137,7 @@ class World:
             reserve_pool_size=lambda pool: 0,
             max_db_connections=lambda database: 0,
             max_user_connections=lambda user: 0,
+            own=lambda setting, pool: getattr(self.settings, setting),
         )
         self.keeper = Keeper(self)
         self.pool = Pool(self, **entry)
