@@ -68,7 +68,7 @@ def load(path):
 
 
 cdef void* address(object library, str name) except NULL:
-    """Where the function *name* is; by ctypes, since dlsym's own version is a new one."""
+    """Where the function *name* is; by ctypes, since dlsym has a version too new."""
     return <void*><size_t>ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 
 
