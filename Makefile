@@ -61,6 +61,9 @@ $(BUILT): $(SOURCES) pyproject.toml | $(VENV)/installed
 	@CFLAGS="$($(FLAVOUR)_CFLAGS)" $(BIN)/python -W ignore \
 		-c 'from setuptools import setup; setup()' --quiet build_ext --inplace \
 		$(if $(wildcard $(BUILT)),,--force)
+	@# Bytecode, too: whoever runs it, such as user postgres, may not be able to write it,
+	@# and would compile all modules at each start.
+	@$(BIN)/python -m compileall -q bouncer admin ha
 	@rm -f $(VENV)/built-*
 	@touch $@
 
