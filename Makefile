@@ -5,6 +5,7 @@
 #   BOUNCER_DEBUG=1   a build that counts objects and checks itself; see `checked`
 #   RECORD=1          let `bench-count` write down what it has counted
 #   SHORT=1           only what takes minutes of `sanitize`
+#   LONG=1            only what `test` leaves out of `compat`
 #   FUZZ_SECONDS=...  how long `fuzz` goes on in all
 #   JOBS=3            how many processes share the files of `test`
 #   POOLER=...        the program that `test`, `live`, `compat` drive, instead of ours
@@ -95,9 +96,10 @@ live: build $(VENV)/testable
 adversity: build $(VENV)/testable
 	$(PYTEST) $(POOLER_OPTION) -m adversity
 
-# Every recording of the original, not only the quick ones.
+# Every recording of the original, not only the quick ones; with LONG=1 only the others.
 compat: build $(VENV)/testable
-	$(PYTEST) $(POOLER_OPTION) tests/compat --all-recordings
+	$(PYTEST) $(POOLER_OPTION) tests/compat \
+		$(if $(filter 1,$(LONG)),--long-recordings,--all-recordings)
 
 bench: build $(VENV)/testable
 	$(BIN)/python -m tests.bench

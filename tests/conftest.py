@@ -37,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="play every recording of the original, not only the quick ones",
     )
+    parser.addoption(
+        "--long-recordings",
+        action="store_true",
+        help="play the recordings that are left out without --all-recordings",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

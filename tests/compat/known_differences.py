@@ -292,12 +292,12 @@ KNOWN |= {
     "wire mend_copy_late": Difference(
         "late data takes no server", "CopyData behind a COPY that has failed"
     ),
+    "wire idle_pool_gone": Difference(
+        "what a dropped pool has counted stays, so that no sum falls",
+        "stays in SHOW STATS",
+    ),
 }
 
-KNOWN["wire idle_pool_gone"] = Difference(
-    "what a dropped pool has counted stays, so that no sum falls",
-    "stays in SHOW STATS",
-)
 # The same of other people's configurations, which stand outside of this tree.
 KNOWN_OUTSIDE = {
     "corpus 29-ldap": Difference(

@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.replay.compare import Findings, Placeholders
+from tests.replay import tolerances
+from tests.replay.client import Patience
+from tests.replay.compare import Enough, Findings, Placeholders
 from tests.replay.protocol import (
     BackendSplitter,
     FrontendSplitter,
@@ -16,6 +18,22 @@ def test_a_case_in_which_nothing_was_compared_fails():
     findings.items("nothing", [], [])
     findings.require_comparison()
     assert findings.differences
+
+
+def test_a_case_that_is_known_to_differ_is_over_with_its_first_difference():
+    """It waited its full time for each thing that was known not to come."""
+    findings = Findings(Placeholders({}, {}), first_only=True)
+    findings.items("as recorded", ["a"], ["a"])
+    with pytest.raises(Enough):
+        findings.items("not so", ["a"], ["b"])
+    assert [difference.where for difference in findings.differences] == ["not so"]
+
+
+def test_a_case_that_is_known_to_differ_waits_as_recorded_and_little_more():
+    patience = Patience(little=True)
+    assert patience.seconds(3) == 3 + tolerances.ANSWER_THAT_DIFFERS
+    assert patience.for_all() < Patience().for_all()
+    assert patience.seconds() < Patience().seconds()
 
 
 @pytest.mark.parametrize(
