@@ -9,6 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.ha.balancer import wait_for
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow"),
     pytest.mark.timeout(120),
@@ -69,21 +71,28 @@ def connecting(running, entry):
     return connect
 
 
+def cancel_when_it_runs(running, link) -> None:
+    """Cancel the only query that waits, once PostgreSQL has it."""
+    sql = "select count(*) from pg_stat_activity where query like '%pg_sleep(60)%'"
+    busy = f"{sql} and pid <> pg_backend_pid() and state = 'active'"
+    assert wait_for(lambda: running.cluster.primary.query(busy) == [["1"]], 30)
+    link.cancel_safe()
+
+
 def test_twelve_cancels_of_twelve_reach_their_pooler(site):
     running = site("farm", poolers=3, balancers=1)
     running.wait_usable("lb1", "site", "p1", "p2", "p3")
     cancelled = 0
     for _ in range(12):
         with running.connect() as link:
-            timer = threading.Timer(0.15, link.cancel_safe)
-            timer.start()
-            started = time.monotonic()
+            words = (running, link)
+            striker = threading.Thread(target=cancel_when_it_runs, args=words)
+            striker.start()
             try:
-                link.execute("select pg_sleep(10)")
+                link.execute("select pg_sleep(60)")
             except psycopg.errors.QueryCanceled:
                 cancelled += 1
-            assert time.monotonic() - started < 5
-            timer.join()
+            striker.join()
     assert cancelled == 12
     used = running.haproxy().picture()
     totals = [used.server("site", name).sessions_total for name in ("p1", "p2", "p3")]

@@ -31,8 +31,9 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 
-# A shared machine of two processors may stretch everything.
-SLACK = float(os.environ.get("HA_SLACK", "2"))
+# A shared machine may stretch everything. What was measured stands in the log; these
+# bounds are for what does not come back.
+SLACK = float(os.environ.get("HA_SLACK", "5"))
 NAMES = ("p1", "p2", "p3")
 
 

@@ -3,7 +3,6 @@
 import re
 import resource
 import subprocess
-import time
 from contextlib import ExitStack
 
 import psycopg
@@ -299,9 +298,9 @@ def test_many_consoles_ask_while_clients_work(pooler):
 def test_listing_clients_does_not_hold_up_queries(pooler, count, command):
     """Issue 5: 10 000 clients within 200 ms, queries not held up for more than 5 ms.
 
-    What a query notices is told by one client that goes on asking meanwhile, beside
-    what it notices anyway: this process and others want the processors, too. An
-    answer made in one go would hold a query up for 80 ms and more.
+    Times are not compared, for this process and others want the processors, too. One
+    client goes on asking meanwhile: were the answer made in one go, it would get its
+    own behind it. And a row costs about what a query does.
     """
     one = pooler({"pool_mode": "transaction", "max_client_conn": count + 50})
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < count + 100:
@@ -313,33 +312,31 @@ def test_listing_clients_does_not_hold_up_queries(pooler, count, command):
         worker = stack.enter_context(FakeClient(one.port))
         worker.login("p0", "u_trust")
         listed(console, worker, command, count + 2)
-        quiet, busy, spent = [], [], []
-        for _ in range(8):
-            quiet.append(max(timed(worker) for _ in range(200)))
-            before = one.cpu()
-            busy.append(listed(console, worker, command, count + 2))
-            spent.append(one.cpu() - before)
-    figures = [1000 * min(column) for column in (quiet, busy, spent)]
-    print(f"{command}, {count}: %.1f ms, quiet %.1f; CPU %.0f ms" % tuple(figures))
-    # The resolution of the CPU clock is 10 ms.
-    assert figures[2] < 20 + count * (0.02 if command.startswith("SHOW") else 0.06)
-    assert figures[1] < figures[0] + 10
+        begun = one.cpu()
+        for _ in range(QUERIES):
+            worker.ask("select 1")
+        listing = one.cpu()
+        between = [listed(console, worker, command, count + 2) for _ in range(8)]
+        ended = one.cpu()
+    a_query = (listing - begun) / QUERIES
+    a_row = ((ended - listing) - sum(between) * a_query) / count / len(between)
+    print(f"{command}, {count}: a row is {a_row / a_query:.2f} queries; {between}")
+    assert a_row < a_query * (1 if command.startswith("SHOW") else 2)
+    # In one go: those under way when it began, and the one that told of its end.
+    assert max(between) >= 4
 
 
-def timed(worker):
-    """How long one query takes, in seconds."""
-    begun = time.monotonic()
-    worker.ask("select 1")
-    return time.monotonic() - begun
+QUERIES = 3000
 
 
 def listed(console, worker, command, count):
-    """Run *command* and go on asking; the slowest query that passed meanwhile."""
+    """Run *command* and go on asking; the queries that were answered meanwhile."""
     console.send_bytes(query(command))
-    got, slowest = b"", 0.0
+    got, answered = b"", 0
     console.sock.setblocking(False)
     while not got.endswith(READY):
-        slowest = max(slowest, timed(worker))
+        worker.ask("select 1")
+        answered += 1
         try:
             while part := console.sock.recv(1 << 20):
                 got += part
@@ -347,4 +344,4 @@ def listed(console, worker, command, count):
             continue
     console.sock.settimeout(10)
     assert got.count(b"\0\0\0\x01C\0\0\0") == count
-    return slowest
+    return answered

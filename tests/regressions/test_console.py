@@ -3,12 +3,13 @@
 import random
 import re
 import time
+from datetime import datetime
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.regressions.steps import a_few_rounds, clients, show, told
+from tests.regressions.steps import clients, show, told
 from tests.replay.pooler import wait_for
 from tests.support.checker import Crew
 from tests.support.wire import FakeClient, FakeServer, ServerTalk, query, rows
@@ -65,9 +66,9 @@ def test_statistics_are_those_of_a_known_workload(
     assert done["total_query_count"] == 20 + 4 + 1 + 5
     assert done["total_received"] >= 20 * len(sent)
     assert done["total_sent"] > done["total_received"]
-    assert 200_000 <= done["total_xact_time"] < 5_000_000
+    assert 200_000 <= done["total_xact_time"] < 30_000_000
     assert 200_000 <= done["total_query_time"] <= done["total_xact_time"]
-    assert done["total_wait_time"] < 1_000_000
+    assert done["total_wait_time"] < 10_000_000
     if mode == "session":
         assert done["total_server_assignment_count"] == 0
     else:
@@ -78,17 +79,22 @@ def test_statistics_are_those_of_a_known_workload(
 def test_averages_are_per_second_of_stats_period(pooler: Any) -> None:
     one = pooler({**TRANSACTION, "stats_period": 1})
     with clients(one, 1) as (client,):
-        end = time.monotonic() + 2.5
-        asked = 0
-        while time.monotonic() < end:
-            for _ in range(5):
-                client.ask("select 1")
-            asked += 5
-            time.sleep(0.02)
+
+        def is_shown(seconds: float = 2.5) -> bool:
+            """Ask for a while; whether the rate is what is shown of the last second."""
+            began, asked = time.monotonic(), 0
+            while (took := time.monotonic() - began) < seconds:
+                for _ in range(5):
+                    client.ask("select 1")
+                asked += 5
+                time.sleep(0.02)
+            shown = int(show(one, "STATS", database="p0")["avg_query_count"])
+            return 0.3 * asked / took < shown < 3 * asked / took
+
+        # A busy machine may give nobody anything for most of a second.
+        assert any(is_shown() for _ in range(5))
         row = show(one, "STATS", database="p0")
-        rate = asked / 2.5
-        assert 0.3 * rate < int(row["avg_query_count"]) < 3 * rate
-        assert int(row["avg_query_time"]) < 500_000
+        assert 0 < int(row["avg_query_time"]) < 5_000_000
         # One period later nobody has asked any more.
         assert wait_for(
             lambda: int(show(one, "STATS", database="p0")["avg_query_count"]) == 0, 5
@@ -248,12 +254,14 @@ def test_failures_that_repeat_do_not_flood_the_log(pooler: Any) -> None:
             client.start([["database", "p0"], ["user", "u_trust"]])
             waiting.append(client)
         one.wait_for_pool(lambda row: row["cl_waiting"] == 20)
-        before = len(one.lines())
-        began = time.monotonic()
-        with one.connect("pgbouncer", "admin"):
-            a_few_rounds(one, 6)
-        took = time.monotonic() - began
-        assert len(one.lines()) - before <= 3 + 2 * took
+        failed = "closing because: connect failed"
+        one.wait_for_log(failed, len(one.log_matches(failed)) + 5, 30)
+        lines = one.text().splitlines()
+        tries = [number for number, line in enumerate(lines) if failed in line][-5:]
+        first, last = (datetime.fromisoformat(lines[tries[n]][:23]) for n in (0, 4))
+        # One for all who wait, a second after the one before; what is late is the log.
+        assert (last - first).total_seconds() > 2
+        assert tries[4] - tries[0] <= 2 * 4
     finally:
         for client in waiting:
             client.close()

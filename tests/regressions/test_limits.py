@@ -266,13 +266,14 @@ class Load:
                 self.served[number] += 1
                 self.ask(number)
 
-    def run(self, seconds: float) -> "Load":
+    def run(self, answers: int) -> float:
+        """Until so many answers have come; the seconds that they took."""
+        begun = time.monotonic()
         for number in range(len(self.socks)):
             self.ask(number)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while len(self.waits) < answers and not self.failed:
             self.round()
-        return self
+        return time.monotonic() - begun
 
     def close(self) -> None:
         for sock in self.socks:
@@ -282,24 +283,31 @@ class Load:
 
 @pytest.mark.regression(85)
 def test_throughput_stays_when_clients_exceed_the_pool(pooler: Any) -> None:
+    """What takes longer on a busy machine takes that with few clients, too; the best of
+    three, for it may be busy for a moment only. Who collapses does so each time."""
     one = pooler({**TRANSACTION, "default_pool_size": 3, "max_client_conn": 1000})
-    Load(one.port, 6, "select pg_sleep(0.002)").run(0.5).close()  # opens all three
-    rates = {}
-    for count in (4, 6, 300):
+    took = {4: [0.0], 300: [0.0]}
+
+    def served(count: int, answers: int) -> float:
         # 2 ms in the server: what counts is that all three are kept busy.
         load = Load(one.port, count, "select pg_sleep(0.002)")
         try:
-            load.run(1.0)
+            seconds = load.run(answers)
         finally:
             load.close()
         assert not load.failed
         assert len(load.served) == count
-        rates[count] = len(load.waits)
         # Oldest first: nobody is served much more often than another.
         assert max(load.served.values()) <= 1.3 * min(load.served.values()) + 3
-        waits = sorted(load.waits)
-        assert waits[int(len(waits) * 0.99)] < 5 * waits[len(waits) // 2] + 0.1
-    assert rates[300] > rates[4] / 2
+        return seconds
+
+    served(6, 60)  # opens all three
+    for _ in range(3):
+        for count in took:
+            took[count].append(served(count, 900))
+        if took[300][-1] < 2 * took[4][-1]:
+            return
+    pytest.fail(f"900 answers took {took} seconds")
 
 
 @pytest.mark.regression(86)
@@ -320,19 +328,25 @@ def test_max_db_connections_is_shared_by_users_who_are_all_busy(pooler: Any) -> 
                 load.ask(number)
             for each in loads:
                 each.round(0.05)
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
-            for load in loads:
-                load.round(0.005)
-            if all(len(load.served) == 5 for load in loads):
-                break
+
+        def until(count: int) -> list[int]:
+            """Go on until somebody has so many answers more; those of each."""
+            before = [len(load.waits) for load in loads]
+            while True:
+                for load in loads:
+                    load.round(0.005)
+                found = [
+                    len(load.waits) - b for load, b in zip(loads, before, strict=True)
+                ]
+                if max(found) >= count or any(load.failed for load in loads):
+                    return found
+
+        end = time.monotonic() + 30
+        while any(len(load.served) < 5 for load in loads) and time.monotonic() < end:
+            until(10)
         assert [load.failed for load in loads] == [0, 0, 0]
-        before = [len(load.waits) for load in loads]
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            for load in loads:
-                load.round(0.005)
-        served = [len(load.waits) - b for load, b in zip(loads, before, strict=True)]
+        assert [len(load.served) for load in loads] == [5, 5, 5]
+        served = until(400)
         assert min(served) * 5 > max(served), served
         assert show(one, "DATABASES", name="p0")["current_connections"] == 3
     finally:

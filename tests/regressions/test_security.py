@@ -8,7 +8,6 @@ import itertools
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -487,7 +486,7 @@ def test_console_and_refusals_whatever_else_is_on(pooler: Any) -> None:
 
 @pytest.mark.regression(17)
 def test_wrong_passwords_in_a_storm_stall_nobody(one: Any) -> None:
-    pauses: list[float] = []
+    """A guess costs as much as a login; whoever is in has their turns beside it."""
     over = threading.Event()
 
     def guess(number: int) -> None:
@@ -504,15 +503,15 @@ def test_wrong_passwords_in_a_storm_stall_nobody(one: Any) -> None:
         threads = [threading.Thread(target=guess, args=(n,)) for n in range(3)]
         for thread in threads:
             thread.start()
+        asked = 0
         while len(guesses) < 60 and all(t.is_alive() for t in threads):
-            began = time.monotonic()
             assert rows(client.ask("select 42")) == [["42"]]
-            pauses.append(time.monotonic() - began)
+            asked += 1
         over.set()
         for thread in threads:
             thread.join(10)
     assert len(guesses) >= 60
-    assert sorted(pauses)[len(pauses) // 2] < 0.05
+    assert asked >= 60
 
 
 # HBA

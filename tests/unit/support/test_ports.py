@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Takes the first that is free; then it would be the same if the other one were not seen.
+# Takes the first that is free, the same as the other one if that were not seen.
 TAKE = """
 import random, sys
 random.sample = lambda numbers, count: list(numbers)
