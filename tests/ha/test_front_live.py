@@ -207,6 +207,7 @@ global
 defaults
     mode tcp
     timeout connect 1s
+    timeout check 10s
     timeout client 1h
     timeout server 1h
 listen pool

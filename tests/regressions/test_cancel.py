@@ -404,10 +404,12 @@ def in_tls(port: int) -> FakeClient:
     return made
 
 
-def is_struck(busy: FakeClient, strike: Callable[[], None]) -> bool:
-    """Whether a long query ends at once when *strike* is called."""
-    busy.send({"type": "Query", "sql": "select pg_sleep(15)"})
-    time.sleep(0.1)  # so that it has reached PostgreSQL
+def is_struck(postgres: Any, busy: FakeClient, strike: Callable[[], None]) -> bool:
+    """Whether a long query that PostgreSQL runs ends when *strike* is called."""
+    sleeps = "wait_event = 'PgSleep' and query = 'select pg_sleep(59)'"
+    sql = f"select 1 from pg_stat_activity where {sleeps}"
+    busy.send({"type": "Query", "sql": "select pg_sleep(59)"})
+    assert wait_for(lambda: postgres.rows(sql), 10)
     strike()
     return error(busy.until_ready()).get("M") == TEXT
 
@@ -415,7 +417,7 @@ def is_struck(busy: FakeClient, strike: Callable[[], None]) -> bool:
 @pytest.mark.regression(72)
 @pytest.mark.parametrize("encrypts", [False, True])
 def test_cancel_of_a_tls_session_in_clear_and_in_tls(
-    encrypted: Any, encrypts: bool
+    encrypted: Any, postgres: Any, encrypts: bool
 ) -> None:
     """Drivers send both."""
 
@@ -428,17 +430,17 @@ def test_cancel_of_a_tls_session_in_clear_and_in_tls(
 
     with in_tls(encrypted.port) as busy:
         busy.login("p0", "u_trust")
-        assert is_struck(busy, strike)
+        assert is_struck(postgres, busy, strike)
         assert rows(busy.ask("select 'same session'")) == [["same session"]]
 
 
 @pytest.mark.regression(73)
-def test_cancel_through_two_poolers_in_a_row(pooler: Any) -> None:
+def test_cancel_through_two_poolers_in_a_row(pooler: Any, postgres: Any) -> None:
     inner = pooler({**INI, "default_pool_size": 2})
     outer = pooler({**INI, "default_pool_size": 2}, server_port=inner.port)
     with client(outer) as busy, client(outer) as other:
         other.ask("select 1")
-        assert is_struck(busy, lambda: cancel(outer.port, busy.key_hex))
+        assert is_struck(postgres, busy, lambda: cancel(outer.port, busy.key_hex))
         assert rows(busy.ask("select 1")) == [["1"]]
         assert rows(other.ask("select 2")) == [["2"]]
 
