@@ -21,7 +21,8 @@ from tests.support.real import find_real
 ALL = examples()
 # What a real PgBouncer 1.26.1 cannot load.
 OURS_ONLY = {"own-section"}
-COMPARED = ("CONFIG", "DATABASES", "USERS", "PEERS")
+COMPARED = ("SHOW CONFIG", "SHOW DATABASES", "SHOW USERS", "SHOW PEERS")
+END = "-- the end of an answer"
 COUNTS = {"current_connections", "current_client_connections"}
 
 
@@ -54,13 +55,18 @@ class Running(Pooler):
         # What PostgreSQL refuses a login for is not what is tested here.
         return [line for line in lines if any(word in line for word in words)]
 
-    def console(self, command):
-        """Rows of a console command, as the pooler's own OS user by the Unix socket."""
+    def console(self, *commands):
+        """Rows of each command, as the pooler's own OS user by the Unix socket."""
+        words = [
+            word
+            for command in commands
+            for word in ("-c", command, "-c", f"\\echo {END}")
+        ]
         done = subprocess.run(
             [
                 self.lab.program("psql"),
                 *("--csv", "-X", "-h", self.directory, "-p", str(self.port)),
-                *("-U", "pgbouncer", "-d", "pgbouncer", "-c", command),
+                *("-U", "pgbouncer", "-d", "pgbouncer", *words),
             ],
             capture_output=True,
             text=True,
@@ -68,7 +74,9 @@ class Running(Pooler):
             **self.identity.process_options(),
         )
         assert done.returncode == 0, done.stderr
-        return list(csv.DictReader(io.StringIO(done.stdout)))
+        *answers, rest = done.stdout.split(f"{END}\n")
+        assert len(answers) == len(commands) and not rest, done.stdout
+        return [list(csv.DictReader(io.StringIO(answer))) for answer in answers]
 
     def ask(self, question, keys):
         """What the server says to a client that logs in as the question says."""
@@ -221,8 +229,8 @@ def test_it_means_the_same_to_a_real_pgbouncer(example, running, lab, postgres):
         assert "unknown parameter" in text or "unrecognized" in text, text
         pytest.skip(f"{peer} does not know all of its settings")
     ours.run()
-    for what in COMPARED:
-        command = f"SHOW {what}"
-        shown = comparable(ours, ours.console(command))
-        expected = comparable(real, real.console(command))
-        assert shown == expected, command
+    answers = zip(
+        COMPARED, ours.console(*COMPARED), real.console(*COMPARED), strict=True
+    )
+    for command, shown, expected in answers:
+        assert comparable(ours, shown) == comparable(real, expected), command
