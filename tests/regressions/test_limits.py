@@ -3,16 +3,14 @@
 import contextlib
 import random
 import re
-import selectors
-import socket
 import time
-from collections import Counter
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.bench.load import read_ready, startup_packet
+from tests.bench.load import startup_packet
+from tests.regressions.load import Load
 from tests.regressions.steps import (
     a_few_rounds,
     backend,
@@ -231,56 +229,6 @@ def test_server_freed_when_its_waiter_times_out_is_not_lost(pooler: Any) -> None
 # Throughput and turns
 
 
-class Load:
-    """Many clients that ask again as soon as they are answered; who waited how long."""
-
-    def __init__(self, port: int, count: int, sql: str, user: str = "u_trust") -> None:
-        self.message = query(sql)
-        self.waits: list[float] = []
-        self.served: Counter[int] = Counter()
-        self.selector = selectors.DefaultSelector()
-        self.asked: dict[int, float] = {}
-        self.failed = 0
-        self.socks: list[socket.socket] = []
-        for number in range(count):
-            sock = socket.create_connection(("127.0.0.1", port))
-            sock.sendall(startup_packet("p0", user))
-            read_ready(sock)
-            self.socks.append(sock)
-            self.selector.register(sock, selectors.EVENT_READ, number)
-
-    def ask(self, number: int) -> None:
-        self.asked[number] = time.monotonic()
-        self.socks[number].sendall(self.message)
-
-    def round(self, timeout: float = 0.2) -> None:
-        """Read what is there; whoever is answered asks again."""
-        for key, _ in self.selector.select(timeout):
-            sock, number = self.socks[key.data], key.data
-            data = sock.recv(65536)
-            if not data or b"FATAL" in data:
-                self.failed += 1
-                self.selector.unregister(sock)
-            elif data.endswith(b"Z\0\0\0\5I"):
-                self.waits.append(time.monotonic() - self.asked[number])
-                self.served[number] += 1
-                self.ask(number)
-
-    def run(self, answers: int) -> float:
-        """Until so many answers have come; the seconds that they took."""
-        begun = time.monotonic()
-        for number in range(len(self.socks)):
-            self.ask(number)
-        while len(self.waits) < answers and not self.failed:
-            self.round()
-        return time.monotonic() - begun
-
-    def close(self) -> None:
-        for sock in self.socks:
-            sock.close()
-        self.selector.close()
-
-
 @pytest.mark.regression(85)
 def test_throughput_stays_when_clients_exceed_the_pool(pooler: Any) -> None:
     """What takes longer on a busy machine takes that with few clients, too; the best of
@@ -331,12 +279,13 @@ def test_max_db_connections_is_shared_by_users_who_are_all_busy(pooler: Any) -> 
 
         def until(count: int) -> list[int]:
             """Go on until somebody has so many answers more; those of each."""
-            before = [len(load.waits) for load in loads]
+            before = [load.served.total() for load in loads]
             while True:
                 for load in loads:
                     load.round(0.005)
                 found = [
-                    len(load.waits) - b for load, b in zip(loads, before, strict=True)
+                    load.served.total() - b
+                    for load, b in zip(loads, before, strict=True)
                 ]
                 if max(found) >= count or any(load.failed for load in loads):
                     return found
