@@ -230,6 +230,9 @@ KILL_ONE = (
 )
 
 
+LEAST = 500  # answers
+
+
 def chaos(mode: str, one, postgres, seconds: float, seed: int) -> Crew:
     """Kill clients, servers and queries at random while a crew verifies its rows."""
     chance = random.Random(seed)
@@ -237,9 +240,14 @@ def chaos(mode: str, one, postgres, seconds: float, seed: int) -> Crew:
     if mode == "statement":  # which forbids transactions
         for worker in crew.workers:
             worker.kinds.remove(worker.ask_in_transaction)
-    end = time.monotonic() + seconds
+    begun = time.monotonic()
+
+    def is_enough() -> bool:
+        """A busy machine may need longer for what shall be seen at least."""
+        return time.monotonic() - begun > (seconds if crew.answered > LEAST else 50)
+
     with crew, postgres.connect("postgres") as direct:
-        while time.monotonic() < end and not crew.wrong:
+        while not is_enough() and not crew.wrong:
             # A server that ends costs the pool a third of a second: seldom.
             what = chance.random()
             if what < 0.03:
@@ -264,6 +272,7 @@ def cancel_one(crew: Crew, port: int, chance: random.Random) -> None:
         other.next(5)
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
 def test_every_row_is_the_right_one_under_random_kills(pooler, postgres, mode):
     size = 8 if mode == "session" else 3
@@ -271,7 +280,7 @@ def test_every_row_is_the_right_one_under_random_kills(pooler, postgres, mode):
     crew = chaos(mode, one, postgres, seconds=4, seed=1)
     assert not crew.wrong
     assert not crew.hanging
-    assert crew.answered > 500
+    assert crew.answered > LEAST
 
 
 @pytest.mark.slow

@@ -293,7 +293,7 @@ def test_many_consoles_ask_while_clients_work(pooler):
 
 
 @pytest.mark.regression(117)
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", ["SHOW CLIENTS", "SELECT * FROM clients"])
 def test_listing_clients_does_not_hold_up_queries(pooler, count, command):
     """Issue 5: 10 000 clients within 200 ms, queries not held up for more than 5 ms.
@@ -322,8 +322,8 @@ def test_listing_clients_does_not_hold_up_queries(pooler, count, command):
     a_row = ((ended - listing) - sum(between) * a_query) / count / len(between)
     print(f"{command}, {count}: a row is {a_row / a_query:.2f} queries; {between}")
     assert a_row < a_query * (1 if command.startswith("SHOW") else 2)
-    # In one go: those under way when it began, and the one that told of its end.
-    assert max(between) >= 4
+    # In one go: the one under way when it began, and the one that told of its end.
+    assert sum(between) > 2 * len(between)
 
 
 QUERIES = 3000
