@@ -44,6 +44,8 @@ _SPACE = 0x20
 MOST_PARAMETERS = 200
 MOST_OPTIONS = 200
 _BLANKS = re.compile(rb" *")
+# Names in a list: commas and white space separate, in any number.
+_NAMES = re.compile(r"[^, \t-\r]+")
 # A piece of `options` ends with white space; a backslash makes the next byte literal.
 # Only blanks are skipped between pieces.
 _PIECE = re.compile(rb"(?:[^ \t\n\v\f\r\\]+|\\.?)*", re.DOTALL)
@@ -75,9 +77,8 @@ class Rules:
         self.settings = settings
         self.tracked = {encode_text(name).lower(): name for name in tracked_names()}
         self.ignored = frozenset(
-            name.strip().encode("utf-8", "surrogateescape")
-            for name in settings.ignore_startup_parameters.split(",")
-            if name.strip()
+            name.encode("utf-8", "surrogateescape")
+            for name in _NAMES.findall(settings.ignore_startup_parameters)
         )
         self.ignores_options = b"options" in self.ignored
         #: Packets that were fine: an application's clients all send the same.

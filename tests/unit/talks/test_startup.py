@@ -77,6 +77,16 @@ def test_ignore_startup_parameters_is_case_sensitive(client: FakeClient) -> None
     )
 
 
+@pytest.mark.parametrize("between", [",", " ", "\t", " , ", "  "])
+def test_ignored_names_stand_between_commas_or_blanks(
+    client: FakeClient, between: str
+) -> None:
+    """Blanks made one name of all, and every client was refused."""
+    settings = {"ignore_startup_parameters": f"work_mem{between}extra_float_digits"}
+    read(client, {"extra_float_digits": "1", "work_mem": "1"}, **settings)
+    assert client.startup_params == {}
+
+
 def test_ignore_startup_parameters_wins_over_tracking(client: FakeClient) -> None:
     settings = {"ignore_startup_parameters": "search_path, TimeZone"}
     options = "-c search_path=y -c TimeZone=z"
