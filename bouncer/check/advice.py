@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from bouncer.check.findings import ERROR, WARNING, Finding, at
 from bouncer.check.reading import Reading, source_of
-from bouncer.check.suggest import COMMENT_BEHIND
-from bouncer.config.params import MAIN, PARAMS, ROWS, Kind
+from bouncer.check.spelling import NOT_REPLACED, in_quotes, odd_words, placeholder
+from bouncer.check.suggest import COMMENT_BEHIND, word_of
+from bouncer.config.masking import without_secrets
+from bouncer.config.params import PARAMS, ROWS, Kind
 from bouncer.config.queries import doubts
 from bouncer.config.settings import Database, UserOptions
 
@@ -22,6 +24,19 @@ FACILITIES: Final = (
     "daemon",
     "user",
     *(f"local{number}" for number in range(8)),
+)
+
+# Settings that are lists, and what separates their words.
+LISTS: Final = (
+    ("admin_users", ", \t"),
+    ("stats_users", ", \t"),
+    ("ignore_startup_parameters", ", \t"),
+    ("track_extra_parameters", ","),
+    ("listen_addr", ","),
+    ("health_listen", ","),
+    ("agent_listen", ","),
+    ("health_databases", ", \t"),
+    ("haproxy_sockets", ","),
 )
 
 Rule = Callable[[Reading], Iterator[Finding]]
@@ -66,21 +81,34 @@ def is_changed(reading: Reading, name: str) -> bool:
 def texts(reading: Reading) -> Iterator[Finding]:
     """Texts that carry what other formats would take off."""
     for param in ROWS:
-        if param.kind is not Kind.STRING or param.section != MAIN:
+        if param.kind is not Kind.STRING:
             continue
         text = reading.texts.get(param.name, "")
-        if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-            if not param.name.endswith("_query"):
-                yield about(
-                    reading, param.name, "the quotes are part of the value", "no quotes"
-                )
-        elif COMMENT_BEHIND.match(text) and "query" not in param.name:
+        if "query" in param.name:
+            continue
+        if in_quotes(text):
+            yield about(
+                reading, param.name, "the quotes are part of the value", "no quotes"
+            )
+        elif found := placeholder(text):
+            yield about(reading, param.name, f'"{found}" stands there', NOT_REPLACED)
+        elif COMMENT_BEHIND.match(text):
             yield about(
                 reading,
                 param.name,
                 "the comment is part of the value",
                 "a comment needs a line of its own",
             )
+
+
+def lists(reading: Reading) -> Iterator[Finding]:
+    """Lists with the wrong sign between their words, which are one word then."""
+    for name, separators in LISTS:
+        text = reading.texts.get(name, "")
+        if in_quotes(text) or COMMENT_BEHIND.match(text) or placeholder(text):
+            continue
+        for word, hint in odd_words(text, separators):
+            yield about(reading, name, f'"{word}" counts as one name', hint)
 
 
 def numbers(reading: Reading) -> Iterator[Finding]:
@@ -113,7 +141,8 @@ def numbers(reading: Reading) -> Iterator[Finding]:
         )
     if s.syslog_facility not in FACILITIES:
         text = f'"{s.syslog_facility}" is not known, daemon is used'
-        yield about(reading, "syslog_facility", text)
+        hint = word_of(s.syslog_facility, FACILITIES)
+        yield about(reading, "syslog_facility", text, hint)
 
 
 # Time-outs
@@ -305,8 +334,9 @@ def addresses(database: Database) -> Iterator[Finding]:
         text = "the tab is part of the value"
         yield about_line(source, name, text, "only blanks separate")
     elif any(mark in host for mark in ";#"):
+        shown = without_secrets(host, bare=True)
         yield about_line(
-            source, name, f'"{host}" is not a host', "only blanks separate"
+            source, name, f'"{shown}" is not a host', "only blanks separate"
         )
     parts = host.split(",")
     if len(parts) > 1 and not all(parts):
@@ -337,6 +367,7 @@ def peers(reading: Reading) -> Iterator[Finding]:
 
 RULES: Final[tuple[Rule, ...]] = (
     texts,
+    lists,
     numbers,
     timeouts,
     reserve,

@@ -8,9 +8,11 @@ and left out, and reading goes on with the next line.
 from dataclasses import dataclass, field
 from typing import Any
 
-from bouncer.check import suggest
+from bouncer.check import lines, suggest
 from bouncer.check.fallen import doubts, fates
 from bouncer.check.findings import ERROR, WARNING, Finding
+from bouncer.check.strays import Junk, Strays, home_of
+from bouncer.config.entries import SECTIONS as LINES
 from bouncer.config.hba import HbaRules
 from bouncer.config.ident import IdentMaps
 from bouncer.config.ini import (
@@ -23,10 +25,10 @@ from bouncer.config.ini import (
     reason_of,
     why,
 )
-from bouncer.config.load import SECTIONS, Loader
+from bouncer.config.load import DATABASES, SECTIONS, Loader
 from bouncer.config.masking import without_secrets
 from bouncer.config.params import MAIN, OURS, PARAMS
-from bouncer.config.settings import Configuration, Settings
+from bouncer.config.settings import Configuration, Database, Settings
 from bouncer.config.userlist import UserList
 
 
@@ -83,6 +85,9 @@ class PatientLoader(Loader):
     def __init__(self, path: str) -> None:
         super().__init__(path, None, 0)
         self.findings: list[Finding] = []
+        self.strays = Strays()
+        self.junk = Junk(self.findings)
+        self.headers: set[str] = set()
         self.texts: dict[str, str] = {}
         # What a second `[pgbouncer]` header took back: the value, where it stood, where
         # the header stands.
@@ -93,8 +98,12 @@ class PatientLoader(Loader):
     def read(self) -> Configuration:
         """Read everything; raises nothing."""
         read_patiently(self.path, self)
+        self.junk.end()
+        self.findings[:0] = self.strays.findings(self.headers)
         if not self.main_seen and not self.unreadable():
-            self.find(ERROR, "there is no section [pgbouncer]", Place(self.path, 0, 0))
+            if not self.strays.belong_to(MAIN):
+                line = "there is no section [pgbouncer]"
+                self.find(ERROR, line, Place(self.path, 0, 0))
         for name, (value, source, header) in self.wiped.items():
             if name not in self.sources and value != self.values[name]:
                 self.find(
@@ -129,16 +138,27 @@ class PatientLoader(Loader):
         """Take a mistake of the grammar."""
         text = error.lines[0].replace(f" in configuration ({error.place})", "")
         text = text.replace(f" ({error.place})", "").removesuffix(", stopping loading")
+        if "syntax" not in text:
+            self.find(ERROR, text, error.place)
+            return
         hint = "an item is key = value; keys may stand in '...', not in \"...\""
-        self.find(ERROR, text, error.place, hint=hint if "syntax" in text else "")
+        if error.place.line == 1 and has_mark(error.place.file):
+            hint = "the file begins with a byte order mark: save it without"
+        self.find(ERROR, text, error.place, hint=hint)
+        self.junk.begin()
 
     # Called by the reader
 
     def section(self, name: str, place: Place) -> None:
         """Enter a section, also an unknown one, whose items are then skipped."""
+        if name in SECTIONS:
+            self.junk.end()
+        self.headers.add(name)
         if name == MAIN:
             for setting, source in self.sources.items():
                 param = PARAMS[setting]
+                if self.strays.has(setting):
+                    continue
                 if param.section == MAIN and param.default is not None:
                     self.wiped[setting] = (self.values[setting], source, place)
             self.forget(MAIN)
@@ -154,18 +174,56 @@ class PatientLoader(Loader):
         self.given = {key: at for key, at in self.given.items() if key[0] != section}
 
     def item(self, key: str, value: str, place: Place) -> None:
-        """Take one item, or write down why not."""
-        if self.current is not None and self.current not in SECTIONS:
+        """Take one item, or write down why not; also one of another section."""
+        section = self.current
+        if section is not None and section not in SECTIONS:
             return
+        home = home_of(section, key, value, self.strays.among(section))
+        if home or section is None:
+            self.strays.add(section, home, key, place)
+        if not (home or section):
+            return
+        self.current = home or section
+        try:
+            self.item_here(key, value, place)
+        finally:
+            self.current = section
+
+    def item_here(self, key: str, value: str, place: Place) -> None:
+        """Take one item of the current section, or write down why not."""
         self.repeated(key, place)
         self.at = place
+        before = len(self.findings)
+        told = self.line(key, value, place)
         try:
             self.take(key, value, place)
         except Refused as refused:
-            self.refused(key, value, place, refused.line)
+            if refused.line not in told:
+                self.refused(key, value, place, refused.line)
+            if any(one.suggestion for one in self.findings[before:]):
+                self.junk.end_before(before)
         else:
+            self.junk.end_before(before)
             if self.current in (MAIN, OURS):
                 self.texts[key] = value
+            elif self.current == DATABASES and key in self.databases:
+                hide_secret(self.databases[key])
+
+    def line(self, key: str, value: str, place: Place) -> set[str]:
+        """Write down all that is wrong with a line of pairs; return the errors."""
+        if self.current not in LINES:
+            return set()
+        errors = set()
+        shown = without_secrets(value, bare=True)
+        for level, text, hint in lines.mistakes(self.current, value):
+            if level == ERROR:
+                errors.add(text)
+                text = why(text, value, shown)
+                if key == "*" and self.current == DATABASES:
+                    # It is read when somebody comes, and then refused.
+                    level = WARNING
+            self.find(level, text, place, key, hint)
+        return errors
 
     def repeated(self, key: str, place: Place) -> None:
         """Warn of what is given twice."""
@@ -178,14 +236,11 @@ class PatientLoader(Loader):
 
     def refused(self, key: str, value: str, place: Place, line: str) -> None:
         """Write down a refused item."""
-        section = self.current
+        section = self.current or ""
         secret, value = value, without_secrets(value, bare=True)
         line = why(line, secret, value)
-        if section is None:
-            hint = "begin with [pgbouncer] or [databases]"
-            self.find(ERROR, "stands before the first section", place, key, hint)
-        elif section not in (MAIN, OURS):
-            self.find(ERROR, line, place, key, suggest.pair(section, line))
+        if section not in (MAIN, OURS):
+            self.find(ERROR, line, place, key)
         elif line.startswith("unknown parameter"):
             hint = suggest.setting(section, key)
             self.find(ERROR, f"unknown setting in [{section}]", place, key, hint)
@@ -197,6 +252,20 @@ class PatientLoader(Loader):
     def warn(self, text: str) -> None:
         """Take a WARNING of the loader."""
         self.find(WARNING, text, self.at)
+
+
+def hide_secret(database: Database) -> None:
+    """Hide the password that `user= password=...` makes a part of the name."""
+    if database.user is not None and "=" in database.user:
+        database.user = without_secrets(database.user)
+
+
+def has_mark(path: str) -> bool:
+    """Whether a file begins with what some editors put before UTF-8."""
+    try:
+        return read_file(path).startswith("\ufeff")
+    except OSError:
+        return False
 
 
 def read_all(path: str) -> Reading:

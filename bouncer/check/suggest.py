@@ -10,8 +10,18 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Final
 
-from bouncer.config.entries import DATABASE_KEYS, PEER_KEYS, USER_KEYS
-from bouncer.config.params import MAIN, OURS, PARAMS, ROWS, Kind, Param
+from bouncer.check.spelling import NOT_REPLACED, in_quotes, placeholder
+from bouncer.config.entries import SECTIONS
+from bouncer.config.params import (
+    LOAD_BALANCE_HOSTS,
+    MAIN,
+    OURS,
+    PARAMS,
+    POOL_MODES,
+    ROWS,
+    Kind,
+    Param,
+)
 
 SECTION_NAMES: Final = (MAIN, "databases", "users", "peers", OURS)
 
@@ -58,6 +68,15 @@ VALUES_BY_HEART: Final = {
     "sha256": "scram-sha-256",
     "none": "trust",
     "tx": "transaction",
+    "txn": "transaction",
+    "ssl": "require",
+    "tls": "require",
+    "yes": "require",
+    "true": "require",
+    "enable": "require",
+    "enabled": "require",
+    "no": "disable",
+    "false": "disable",
     "verify_ca": "verify-ca",
     "verify_full": "verify-full",
     "required": "require",
@@ -65,6 +84,13 @@ VALUES_BY_HEART: Final = {
     "off": "disable",
 }
 SWITCHES: Final = {"yes": 1, "on": 1, "true": 1, "no": 0, "off": 0, "false": 0}
+# Words of a line's values: how the complaint begins, and what may stand there.
+WORDS_OF_LINES: Final = {
+    "invalid pool mode": POOL_MODES,
+    "invalid load_balance_hosts": LOAD_BALANCE_HOSTS,
+}
+# Letters that a word must share with the beginning of another to be meant by it.
+FEWEST: Final = 3
 UNITS: Final = {
     "us": 1e-6,
     "ms": 1e-3,
@@ -89,6 +115,19 @@ def close(word: str, words: Iterable[str]) -> str:
     """Return the one of *words* that *word* was probably meant to be, or nothing."""
     found = get_close_matches(word.lower().replace("-", "_"), list(words), 1, 0.7)
     return f"did you mean {found[0]}?" if found else ""
+
+
+def word_of(text: str, words: tuple[str, ...]) -> str:
+    """Say which of *words* was meant by *text*, or what there are."""
+    lower = text.lower()
+    known = VALUES_BY_HEART.get(lower)
+    if known in words:
+        return f"did you mean {known}?"
+    begun = [word for word in words if word.startswith(lower)]
+    if len(lower) >= FEWEST and len(begun) == 1:
+        return f"did you mean {begun[0]}?"
+    near = get_close_matches(lower.replace("_", "-"), words, 1, 0.6)
+    return f"did you mean {near[0]}?" if near else f"one of {', '.join(words)}"
 
 
 def section(name: str) -> str:
@@ -116,34 +155,67 @@ def pair(where: str, text: str) -> str:
     if what.startswith("syntax error"):
         return "values with blanks stand in '...'; a comment needs a line of its own"
     if "parameter" in what:
-        keys = {"users": USER_KEYS, "peers": PEER_KEYS}.get(where, DATABASE_KEYS)
-        known = PAIRS_BY_HEART.get(word.lower(), "") if where != "peers" else ""
-        return f"did you mean {known}?" if known else close(word, keys)
+        return pair_key(SECTIONS[where].readers, word)
+    if found := placeholder(word):
+        return f"{found}: {NOT_REPLACED}"
+    if what in WORDS_OF_LINES:
+        return word_of(word.strip("'\","), WORDS_OF_LINES[what])
     return ""
+
+
+def pair_key(keys: Iterable[str], word: str) -> str:
+    """What to say about a key of a line that is none of *keys*."""
+    known = PAIRS_BY_HEART.get(word.lower(), "") if "pool_mode" in keys else ""
+    return f"did you mean {known}?" if known else close(word, keys)
+
+
+def broken_pair(rest: str) -> str:
+    """What to say about a line that is no list of pairs from *rest* on."""
+    if "://" in rest:
+        return "no URL: host=NAME port=NUMBER dbname=NAME"
+    if "='" in rest and rest.count("'") % 2:
+        return "a quote has no end; values with blanks stand in '...'"
+    return "values with blanks stand in '...'; a comment needs a line of its own"
+
+
+def number(text: str, is_time: bool) -> str:
+    """What to say about a number in a line that is more than one."""
+    if found := placeholder(text):
+        return f"{found}: {NOT_REPLACED}"
+    if is_time and (meant := seconds(text)):
+        return meant
+    if text[-1] in ",;":
+        return "only blanks separate"
+    return "no quotes" if in_quotes(text) else "a whole number"
+
+
+def seconds(text: str) -> str:
+    """What to say about a time with a unit, or nothing."""
+    unit = WITH_UNIT.fullmatch(text)
+    if unit is None or unit[2].lower() not in UNITS:
+        return ""
+    try:
+        meant = float(unit[1]) * UNITS[unit[2].lower()]
+    except ValueError:
+        return "seconds, without a unit"
+    return f"did you mean {meant:g}? Seconds, without a unit"
 
 
 def value(param: Param, text: str) -> str:
     """What to say about a value that *param* does not take."""
     if COMMENT_BEHIND.match(text):
         return "a comment needs a line of its own"
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+    if in_quotes(text):
         return "no quotes"
+    if found := placeholder(text):
+        return f"{found}: {NOT_REPLACED}"
     lower = text.lower()
     if param.kind is Kind.ENUM:
-        known = VALUES_BY_HEART.get(lower)
-        if known in param.choices:
-            return f"did you mean {known}?"
-        guess = close(lower, param.choices)
-        return guess or f"one of {', '.join(param.choices)}"
+        return word_of(text, param.choices)
     if lower in SWITCHES:
         return f"did you mean {SWITCHES[lower]}?"
-    unit = WITH_UNIT.fullmatch(text)
-    if param.kind is Kind.TIME and unit and unit[2].lower() in UNITS:
-        try:
-            seconds = float(unit[1]) * UNITS[unit[2].lower()]
-        except ValueError:
-            return "seconds, without a unit"
-        return f"did you mean {seconds:g}? Seconds, without a unit"
+    if param.kind is Kind.TIME and (meant := seconds(text)):
+        return meant
     if re.fullmatch(r"0[0-9]+", text):
         return "a leading 0 makes an octal number"
     if param.minimum is not None:

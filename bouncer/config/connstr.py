@@ -7,7 +7,7 @@ Pairs come one at a time, because PgBouncer complains about what it meets first.
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 BLANKS: Final = re.compile(r" *")
 KEY: Final = re.compile(r"([^= ]+) *= *")
@@ -16,32 +16,45 @@ BARE: Final = re.compile(r"[^ ]+")
 
 
 class BadConnstr(ValueError):
-    """The text is not a list of pairs."""
+    """The text is not a list of pairs: the one that begins at *position* is none."""
+
+    def __init__(self, position: int = 0) -> None:
+        super().__init__(position)
+        self.position = position
+
+
+class Pair(NamedTuple):
+    """One pair, and whether its value stands in quotes."""
+
+    key: str
+    value: str
+    quoted: bool
 
 
 def pairs(text: str) -> Iterator[tuple[str, str]]:
     """Yield the pairs of *text*; raises `BadConnstr` where the next one is broken."""
-    position = skip_blanks(text, 0)
+    for pair in walk(text):
+        yield pair.key, pair.value
+
+
+def walk(text: str, position: int = 0) -> Iterator[Pair]:
+    """As `pairs`, from *position* on, and tell of quotes."""
+    position = skip_blanks(text, position)
     while position < len(text):
+        start = position
         key = KEY.match(text, position)
         if key is None:
-            raise BadConnstr
+            raise BadConnstr(start)
         position = key.end()
-        if text.startswith("'", position):
-            value = QUOTED.match(text, position)
-            if value is None:
-                raise BadConnstr
-            found = value[1].replace("''", "'")
-            position = value.end() + 1
-        else:
-            value = BARE.match(text, position)
-            if value is None:
-                raise BadConnstr
-            found = value[0]
-            position = value.end()
+        quoted = text.startswith("'", position)
+        value = (QUOTED if quoted else BARE).match(text, position)
+        if value is None:
+            raise BadConnstr(start)
+        found = value[1].replace("''", "'") if quoted else value[0]
+        position = value.end() + quoted
         if not found:
-            raise BadConnstr
-        yield key[1], found
+            raise BadConnstr(start)
+        yield Pair(key[1], found, quoted)
         position = skip_blanks(text, position)
 
 

@@ -7,7 +7,7 @@ and everything else counts as it stands.
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from bouncer.config.connstr import BadConnstr, pairs
 from bouncer.config.ini import Refused
@@ -122,17 +122,40 @@ USER_KEYS: Final[Readers] = {
 PEER_KEYS: Final[Readers] = {"host": str, "port": port, "pool_size": size}
 
 
-def read_pairs(text: str, readers: Readers, what: str, kind: str) -> dict[str, Any]:
+class Section(NamedTuple):
+    """What the lines of a section may have, and how complaints call it."""
+
+    readers: Readers
+    what: str
+    kind: str
+
+    def read(self, key: str, value: str) -> Any:
+        """Return what *value* means for *key*; raises `Refused`."""
+        reader = self.readers.get(key)
+        if reader is None:
+            raise Refused(f"unrecognized {self.kind} parameter: {key}")
+        return reader(value)
+
+    def broken(self) -> str:
+        """Say that a line is no list of pairs."""
+        return f"syntax error in {self.what}"
+
+
+SECTIONS: Final = {
+    "databases": Section(DATABASE_KEYS, "connection string", "connection"),
+    "users": Section(USER_KEYS, "user settings", "user"),
+    "peers": Section(PEER_KEYS, "connection string", "connection"),
+}
+
+
+def read_pairs(text: str, section: Section) -> dict[str, Any]:
     """Return the values in *text* by attribute; raises `Refused`."""
     found: dict[str, Any] = {}
     try:
         for key, value in pairs(text):
-            reader = readers.get(key)
-            if reader is None:
-                raise Refused(f"unrecognized {kind} parameter: {key}")
-            found[ALIASES.get(key, key)] = reader(value)
+            found[ALIASES.get(key, key)] = section.read(key, value)
     except BadConnstr:
-        raise Refused(f"syntax error in {what}") from None
+        raise Refused(section.broken()) from None
     return found
 
 
@@ -159,7 +182,7 @@ def read_database(
     """
     if name == RESERVED:
         raise Refused(f'database name "{RESERVED}" is reserved')
-    found = read_pairs(text, DATABASE_KEYS, "connection string", "connection")
+    found = read_pairs(text, SECTIONS["databases"])
     if byte_length(name) > LONGEST_DATABASE_NAME:
         warn(f"too long db name: {name}")
         raise Refused("cannot create database, no memory?")
@@ -174,7 +197,7 @@ def read_database(
 
 def read_user(name: str, text: str, source: str, warn: Warn) -> UserOptions:
     """Return the user of the line `name = text`; raises `Refused`."""
-    found = read_pairs(text, USER_KEYS, "user settings", "user")
+    found = read_pairs(text, SECTIONS["users"])
     return UserOptions(name=user_name(name, warn), source=source, **found)
 
 
@@ -184,7 +207,7 @@ def read_peer(name: str, text: str, source: str) -> Peer:
     number = int(found[1]) if found else 0
     if not 0 < number <= LARGEST_PEER_ID:
         raise Refused("ids of peers must be a number larger than 0 and at most 65536")
-    values = read_pairs(text, PEER_KEYS, "connection string", "connection")
+    values = read_pairs(text, SECTIONS["peers"])
     if "host" not in values:
         raise Refused(f"host was not provided for peer {number}")
     return Peer(id=number, source=source, **values)
