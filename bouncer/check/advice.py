@@ -13,7 +13,13 @@ from bouncer.check.spelling import NOT_REPLACED, in_quotes, odd_words, placehold
 from bouncer.check.suggest import COMMENT_BEHIND, word_of
 from bouncer.config.masking import without_secrets
 from bouncer.config.params import PARAMS, ROWS, Kind
-from bouncer.config.queries import doubts
+from bouncer.config.queries import (
+    Unfinished,
+    doubts,
+    runs_alone,
+    statements,
+    why_not,
+)
 from bouncer.config.settings import Database, UserOptions
 
 PORTS: Final = range(1, 65536)
@@ -288,6 +294,24 @@ def modes(reading: Reading) -> Iterator[Finding]:
             )
 
 
+def together(reading: Reading) -> Iterator[Finding]:
+    """Queries of several statements that PgBouncer sends as one."""
+    for name in ("server_reset_query", "server_check_query"):
+        text = getattr(reading.config.settings, name)
+        if why_not(name, text):
+            continue
+        try:
+            parts = statements(text)
+        except Unfinished:
+            continue
+        alone = [one for one in parts if runs_alone(one)]
+        if len(parts) > 1 and alone:
+            words = " ".join(alone[0].words).upper()
+            said = f"{len(parts)} statements, sent one by one; PgBouncer sends them as "
+            said += f"one query, in which PostgreSQL refuses {words}"
+            yield about(reading, name, said)
+
+
 def own_queries(reading: Reading) -> Iterator[Finding]:
     """Queries of our own that PostgreSQL will refuse."""
     for doubt in doubts(reading.config):
@@ -374,6 +398,7 @@ RULES: Final[tuple[Rule, ...]] = (
     sizes,
     modes,
     own_queries,
+    together,
     names,
     peers,
 )

@@ -13,6 +13,7 @@ from bouncer.auth.secrets import SCRAM, kind_of
 from bouncer.check.advice import about, about_line
 from bouncer.check.findings import ERROR, Finding
 from bouncer.check.reading import Reading, source_of
+from bouncer.check.spelling import secret_doubt
 from bouncer.config.settings import Settings
 
 LISTENS: Final = ("health_listen", "agent_listen")
@@ -71,7 +72,26 @@ def listens(reading: Reading) -> Iterator[Finding]:
                     text = f'"{place}" is the place of {what}'
                     yield Finding(ERROR, text, *file_and_line[name], name)
                     break
+            else:
+                yield from unguarded(reading, name, place, host)
             taken[host, port] = name
+
+
+def unguarded(reading: Reading, name: str, place: str, host: str) -> Iterator[Finding]:
+    """A place that is open to the world, where nobody is asked for a password."""
+    if is_everybodys(host):
+        text = f'"{place}" answers everybody who can reach it, without a password'
+        yield about(reading, name, text, "an address in a network that you own")
+
+
+def is_everybodys(host: str) -> bool:
+    """Whether *host* is every address of this machine, or one of the world's."""
+    if host in EVERYWHERE:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False
 
 
 def logins(reading: Reading) -> Iterator[Finding]:
@@ -83,13 +103,9 @@ def logins(reading: Reading) -> Iterator[Finding]:
     config, s = reading.config, reading.config.settings
     known = reading.userlist.secrets if reading.userlist is not None else {}
     hint = "health checks know nothing of the database then: give the password itself"
-    if s.health_user and reading.userlist is not None:
-        if s.health_user not in known:
-            text = f'"{s.health_user}" is not in auth_file: nobody can log in as it'
-            yield about(reading, "health_user", text)
-        elif kind_of(known[s.health_user]) == SCRAM:
-            text = f'the SCRAM secret of "{s.health_user}" cannot log it in'
-            yield about(reading, "health_user", text, hint)
+    why = cannot_log_in(reading, s.health_user) if s.health_user else ""
+    if why:
+        yield about(reading, "health_user", why, hint if "secret" in why else "")
     for database in config.databases.values() if is_watched(s) else ():
         if database.user is not None:
             if kind_of(database.password or "") == SCRAM:
@@ -103,6 +119,25 @@ def logins(reading: Reading) -> Iterator[Finding]:
         ):
             text = f'the SCRAM secret of auth_user "{database.auth_user}" cannot log '
             yield about_line(database.source, database.name, f"{text}it in", hint)
+
+
+def cannot_log_in(reading: Reading, name: str) -> str:
+    """Say why nobody can log in to a server as the user *name*, or nothing."""
+    s = reading.config.settings
+    if reading.userlist is None:
+        if s.auth_file is None:
+            return f'there is no auth_file, and so no password for "{name}"'
+        return ""
+    secret = reading.userlist.secrets.get(name)
+    if secret is None:
+        return f'"{name}" is not in auth_file: nobody can log in as it'
+    if not secret:
+        return f'the secret of "{name}" is empty'
+    if doubt := secret_doubt(secret):
+        return f'the secret of "{name}" cannot log it in: {doubt}'
+    if kind_of(secret) == SCRAM:
+        return f'the SCRAM secret of "{name}" cannot log it in'
+    return ""
 
 
 def networks(reading: Reading) -> Iterator[Finding]:

@@ -22,7 +22,8 @@ from bouncer.check.advice import about, about_line, is_changed
 from bouncer.check.findings import ERROR, WARNING, Finding, at
 from bouncer.check.front import front
 from bouncer.check.reading import Reading, source_of
-from bouncer.config.hba import HOSTSSL, HbaLine
+from bouncer.check.users import a_few, users
+from bouncer.config.hba import HOSTSSL, LOCAL, HbaLine
 from bouncer.config.params import AUTH_QUERY, PARAMS
 from bouncer.config.settings import Settings
 from bouncer.errors import ConfigError
@@ -51,20 +52,11 @@ SQL_WORDS: Final = frozenset(
     "and any as case cast coalesce else exists from greatest if in join lateral least "
     "not nullif on only or select then union values when where with".split()
 )
-# How many names a warning lists.
-ENOUGH: Final = 5
 
 
 def examine(reading: Reading) -> list[Finding]:
     """Return what every rule has to say."""
     return [finding for rule in RULES for finding in rule(reading)]
-
-
-def a_few(names: list[str]) -> str:
-    """Return some of *names* for a text."""
-    shown = ", ".join(names[:ENOUGH])
-    more = len(names) - ENOUGH
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 # Files
@@ -390,6 +382,17 @@ def rules(reading: Reading) -> Iterator[Finding]:
         reason = cannot_match(line, s)
         if reason:
             yield Finding(WARNING, reason, reading.hba.path, line.line)
+        elif lets_anybody_in(line) and is_open(s):
+            text = f"trust asks for no password, from {line.address.text}"
+            yield Finding(WARNING, text, reading.hba.path, line.line)
+
+
+def lets_anybody_in(line: HbaLine) -> bool:
+    """Whether *line* is trust for a network that is the world's."""
+    if line.method != "trust" or line.type == LOCAL:
+        return False
+    address = line.address
+    return address.family is None or address.mask == 0
 
 
 def cannot_match(line: HbaLine, settings: Settings) -> str:
@@ -415,6 +418,7 @@ RULES: Final = (
     methods,
     lookups,
     secrets,
+    users,
     tls,
     tls_setup,
     rules,

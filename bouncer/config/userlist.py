@@ -41,6 +41,8 @@ class UserList:
         self.text = text
         self.secrets: Secrets = {}
         self.lines: dict[str, int] = {}
+        # Names that stand there again, and where.
+        self.repeated: dict[str, int] = {}
         self.problem: Broken | None = None
         self.position = 0
         self.line, self.counted = 1, 0
@@ -66,6 +68,8 @@ class UserList:
             name = self.quoted(LONGEST_NAME, "username")
             self.step(GAP)
             secret = self.quoted(LONGEST_PASSWORD, "password")
+            if name in self.secrets:
+                self.repeated[name] = line
             self.secrets[name] = secret
             self.lines[name] = line
             found = REST_OF_LINE.match(text, self.position)

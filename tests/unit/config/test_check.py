@@ -416,7 +416,11 @@ def in_front(write, *lines):
 @pytest.mark.parametrize(
     ("line", "level"),
     [
-        ("health_listen = 127.0.0.1:6480, *:6482, /run/health.sock, [::1]:6480", ""),
+        ("health_listen = 127.0.0.1:6480, /run/health.sock, [::1]:6480", ""),
+        ("health_listen = 10.0.0.1:6480, *:6482", WARNING),
+        ("health_listen = [::]:6480", WARNING),
+        ("agent_listen = 8.8.8.8:6480", WARNING),
+        ("agent_listen = 192.168.0.7:6480", ""),
         ("health_listen = 6480", ERROR),
         ("health_listen = 127.0.0.1:99999", ERROR),
         ("agent_listen = host:", ERROR),
