@@ -44,6 +44,8 @@ _WORDS = {
     "default": _SECURE,
     **{name: frozenset((name,)) for name in _VERSIONS},
 }
+# The words that *_tls_protocols may have.
+PROTOCOLS = tuple(_WORDS)
 
 
 # Contexts

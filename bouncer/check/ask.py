@@ -7,6 +7,7 @@ out, with the reason.
 """
 
 import socket
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from bouncer.auth.derive import MAX_ITERATIONS, derive
 from bouncer.auth.md5 import answer, hash_password
 from bouncer.auth.scram import ClientSide, ScramError
 from bouncer.auth.secrets import MD5, PLAIN, kind_of
-from bouncer.auth.tls import connect_context, server_name
+from bouncer.auth.tls import VERIFYING, connect_context, failure_of, server_name
 from bouncer.check.advice import about
+from bouncer.check.certificates import doubt, term_of
 from bouncer.check.findings import WARNING, Finding, at
 from bouncer.check.front import is_watched
 from bouncer.check.reading import Reading
@@ -45,6 +47,10 @@ class CannotAsk(BouncerError):
     """No answer; the text says why."""
 
 
+class NoTls(CannotAsk):
+    """The server does not speak TLS as it must."""
+
+
 class Target(NamedTuple):
     """One server, and how to log in to it."""
 
@@ -65,6 +71,8 @@ class Asked:
     reserved: int = 0
     problem: str = ""
     refused: bool = False  # the problem is the login's, not the network's
+    insecure: bool = False  # the problem is TLS's
+    certificate: bytes | None = None  # the server's, if it has been verified
 
     @property
     def place(self) -> str:
@@ -81,6 +89,7 @@ class Session:
         self.until = monotonic() + DEADLINE
         self.buffer = b""
         self.scram: ClientSide | None = None
+        self.certificate: bytes | None = None
         self.socket = self.connect()
 
     def connect(self) -> socket.socket:
@@ -106,9 +115,16 @@ class Session:
             if mode in ("allow", "prefer"):
                 return plain
             plain.close()
-            raise CannotAsk("server refused SSL")
-        context = connect_context(self.settings)
-        return context.wrap_socket(plain, server_hostname=server_name(self.target.host))
+            raise NoTls("server refused SSL")
+        context, host = connect_context(self.settings), self.target.host
+        try:
+            link = context.wrap_socket(plain, server_hostname=server_name(host))
+        except ssl.SSLError as error:
+            plain.close()
+            raise NoTls(failure_of(error, host)) from error
+        if mode in VERIFYING:
+            self.certificate = link.getpeercert(binary_form=True)
+        return link
 
     def receive(self, count: int) -> bytes:
         """Return *count* bytes."""
@@ -210,6 +226,7 @@ def ask(asked: Asked, settings: Settings) -> None:
     """Fill in what the server of *asked* says."""
     try:
         session = Session(asked.target, settings)
+        asked.certificate = session.certificate
         try:
             session.login()
             asked.max_connections, asked.reserved = session.ask()
@@ -219,7 +236,8 @@ def ask(asked: Asked, settings: Settings) -> None:
         asked.problem = " ".join(error.lines)
     except (OSError, BouncerError, ValueError) as error:
         asked.problem = str(error) or type(error).__name__
-        asked.refused = isinstance(error, CannotAsk)
+        asked.insecure = isinstance(error, NoTls)
+        asked.refused = isinstance(error, CannotAsk) and not asked.insecure
 
 
 def health_user(settings: Settings) -> str:
@@ -257,6 +275,18 @@ def ask_all(reading: Reading) -> list[Asked]:
     return found
 
 
+def over_tls(reading: Reading, asked: Asked) -> Iterator[Finding]:
+    """Warn of servers that TLS does not reach, or soon will not."""
+    if asked.insecure:
+        text = f"{asked.place} cannot be reached: {asked.problem}"
+        yield about(reading, "server_tls_sslmode", text)
+    if asked.certificate is not None:
+        said = doubt(term_of(asked.certificate))
+        if said:
+            text = f"the certificate of {asked.place} {said}"
+            yield about(reading, "server_tls_sslmode", text)
+
+
 def compare(reading: Reading, found: list[Asked]) -> Iterator[Finding]:
     """Warn of pools that are larger than their servers."""
     s = reading.config.settings
@@ -264,6 +294,7 @@ def compare(reading: Reading, found: list[Asked]) -> Iterator[Finding]:
         if asked.refused and asked.target.user == health_user(s):
             text = f'cannot log in to {asked.place} as "{asked.target.user}"'
             yield about(reading, "health_user", f"{text}: {asked.problem}")
+        yield from over_tls(reading, asked)
         if not asked.max_connections:
             continue
         room = asked.max_connections - asked.reserved

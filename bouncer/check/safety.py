@@ -17,11 +17,13 @@ from typing import Final
 from bouncer.auth.ldap import LdapError
 from bouncer.auth.ldap import Options as LdapOptions
 from bouncer.auth.secrets import MD5, SCRAM, kind_of
-from bouncer.auth.tls import client_context, connect_context
+from bouncer.auth.tls import PROTOCOLS, VERIFYING, client_context, connect_context
 from bouncer.check.advice import about, about_line, is_changed
+from bouncer.check.certificates import certificates
 from bouncer.check.findings import ERROR, WARNING, Finding, at
 from bouncer.check.front import front
 from bouncer.check.reading import Reading, source_of
+from bouncer.check.suggest import word_of
 from bouncer.check.users import a_few, users
 from bouncer.config.hba import HOSTSSL, LOCAL, HbaLine
 from bouncer.config.params import AUTH_QUERY, PARAMS
@@ -117,10 +119,10 @@ def places(reading: Reading) -> Iterator[Finding]:
         yield must(reading, "unix_socket_group", f'there is no group "{group}"')
 
 
-def must(reading: Reading, name: str, text: str) -> Finding:
+def must(reading: Reading, name: str, text: str, hint: str = "") -> Finding:
     """Return an error about the setting *name*: a start would fail."""
     file, line = source_of(reading.config, name)
-    return Finding(ERROR, text, file, line, name)
+    return Finding(ERROR, text, file, line, name, hint)
 
 
 def exists(look_up: object, name: str) -> bool:
@@ -313,26 +315,17 @@ def admins(settings: Settings) -> list[str]:
 def tls(reading: Reading) -> Iterator[Finding]:
     """TLS settings that protect less than they seem to, or nothing."""
     s = reading.config.settings
-    if s.server_tls_ca_file and s.server_tls_sslmode not in (
-        "verify-ca",
-        "verify-full",
-    ):
+    if s.server_tls_ca_file and s.server_tls_sslmode not in ("disable", *VERIFYING):
         yield about(
             reading,
             "server_tls_ca_file",
             f"server_tls_sslmode = {s.server_tls_sslmode} does not verify servers",
             "verify-ca or verify-full",
         )
-    if s.server_tls_sslmode in ("verify-ca", "verify-full"):
+    if s.server_tls_sslmode in VERIFYING:
         if not s.server_tls_ca_file:
             text = "no server_tls_ca_file: only the system's authorities are known"
             yield about(reading, "server_tls_sslmode", text)
-    if s.client_tls_sslmode == "disable":
-        for name in ("client_tls_key_file", "client_tls_cert_file"):
-            if getattr(s, name):
-                yield about(
-                    reading, name, "no effect with client_tls_sslmode = disable"
-                )
 
 
 def tls_setup(reading: Reading) -> Iterator[Finding]:
@@ -347,14 +340,28 @@ def tls_setup(reading: Reading) -> Iterator[Finding]:
     try:
         client_context(s)
     except ConfigError as error:
-        yield must(reading, setting_in(str(error), "client"), str(error))
+        name = setting_in(str(error), "client")
+        yield must(reading, name, str(error), tls_hint(name, error))
         return
     if s.server_tls_sslmode != "disable":
         try:
             connect_context(s)
         except ConfigError as error:
             text = f"servers that use TLS cannot be reached: {error}"
-            yield about(reading, setting_in(str(error), "server"), text)
+            name = setting_in(str(error), "server")
+            yield about(reading, name, text, tls_hint(name, error))
+
+
+def tls_hint(name: str, error: ConfigError) -> str:
+    """Return what was probably meant where TLS cannot be set up."""
+    if "mismatch" in str(error).lower():
+        return "the key belongs to another certificate"
+    if not name.endswith("_protocols"):
+        return ""
+    for word in re.split("[,:]", str(error).rpartition(": ")[2]):
+        if (bare := word.strip().lower().removeprefix("!")) not in PROTOCOLS:
+            return word_of(bare, PROTOCOLS)
+    return ""
 
 
 def is_hidden(path: str) -> bool:
@@ -421,6 +428,7 @@ RULES: Final = (
     users,
     tls,
     tls_setup,
+    certificates,
     rules,
     front,
 )
