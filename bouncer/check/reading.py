@@ -11,7 +11,7 @@ from typing import Any
 from bouncer.check import lines, suggest
 from bouncer.check.fallen import doubts, fates
 from bouncer.check.findings import ERROR, WARNING, Finding
-from bouncer.check.strays import Junk, Strays, home_of
+from bouncer.check.strays import Junk, Strays, home_of, skipped
 from bouncer.config.entries import SECTIONS as LINES
 from bouncer.config.hba import HbaRules
 from bouncer.config.ident import IdentMaps
@@ -330,18 +330,12 @@ def read_hba(reading: Reading, settings: Any) -> None:
     if path is not None:
         text = read_or_complain(reading, "auth_ident_file", path, "there are no maps")
         reading.ident = IdentMaps(text or "")
-        for problem in reading.ident.problems:
-            reading.findings.append(Finding(WARNING, problem.text, path, problem.line))
+        reading.findings += skipped(reading.ident.problems, {}, path)
     path = settings.auth_hba_file
     text = read_or_complain(reading, "auth_hba_file", path, "nobody can log in")
     reading.hba = HbaRules(text or "", path, reading.ident)
     what_follows = fates(text or "", reading.hba)
-    # Told once, with the last that is said of a line.
-    last = {problem.line: problem for problem in reading.hba.problems}
-    for problem in reading.hba.problems:
-        hint = what_follows[problem.line] if problem is last[problem.line] else ""
-        finding = Finding(WARNING, problem.text, path, problem.line, suggestion=hint)
-        reading.findings.append(finding)
+    reading.findings += skipped(reading.hba.problems, what_follows, path)
     users = reading.userlist.secrets if reading.userlist is not None else {}
     known = reading.config.databases, users
     for line, what, hint in doubts(text or "", reading.hba, known):

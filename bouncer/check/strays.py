@@ -5,13 +5,18 @@ text is wrong from its first line to its last. What has one cause is told once, 
 place where it begins, and before all else.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Final
 
 from bouncer.check import suggest
-from bouncer.check.findings import ERROR, Finding
+from bouncer.check.findings import ERROR, WARNING, Finding
 from bouncer.config.connstr import BadConnstr, walk
 from bouncer.config.entries import SECTIONS
+from bouncer.config.hba import METHODS
+from bouncer.config.ident import Problem
 from bouncer.config.ini import Place
 from bouncer.config.params import MAIN, OURS, PARAMS
 
@@ -106,6 +111,49 @@ class Strays:
         if more:
             text, key = f"{key}{more} {text}", ""
         return Finding(ERROR, text, place.file, place.line, key, hint)
+
+
+def skipped(
+    problems: list[Problem], fates: dict[int, str], path: str
+) -> Iterator[Finding]:
+    """Tell of the lines of an HBA or ident file that are skipped, equal ones once.
+
+    *fates* is what becomes of those whom a line was written for.
+    """
+    lines: dict[int, list[str]] = {}
+    for problem in problems:
+        lines.setdefault(problem.line, []).append(problem.text)
+    shapes = {
+        number: (
+            [re.sub(rf"\b{number}\b", "", one) for one in texts],
+            fates.get(number),
+        )
+        for number, texts in lines.items()
+    }
+    for _, group in groupby(lines, key=lambda number: shapes[number]):
+        run = list(group)
+        if len(run) >= JUNK:
+            what = f"{len(run)} lines from here to line {run[-1]} are skipped"
+            reason = lines[run[0]][0].partition(": ")[2]
+            text = f"{what}: {reason}" if reason else what
+            fate = fates.get(run[0], "")
+            yield Finding(WARNING, text, path, run[0], suggestion=fate)
+            continue
+        for number in run:
+            *first, last = lines[number]
+            for text in first:
+                yield Finding(WARNING, text, path, number, suggestion=meant(text))
+            hint = fates.get(number) or meant(last)
+            yield Finding(WARNING, last, path, number, suggestion=hint)
+
+
+def meant(text: str) -> str:
+    """Say which method a skipped HBA line was to have, if that can be told."""
+    word = text.partition("unsupported method: buf=")[2]
+    if word in METHODS:
+        return "no quotes"
+    near = suggest.word_of(word, METHODS) if word else ""
+    return near if near.startswith("did") else ""
 
 
 @dataclass(slots=True)

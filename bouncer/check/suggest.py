@@ -62,6 +62,7 @@ PAIRS_BY_HEART: Final = {
     "auth_type": "auth_type in [pgbouncer], or an HBA file, for all databases",
 }
 VALUES_BY_HEART: Final = {
+    "passwd": "password",
     "password": "plain",
     "scram": "scram-sha-256",
     "scram-sha256": "scram-sha-256",

@@ -61,7 +61,7 @@ def nobody(reading: Reading) -> Iterator[Finding]:
     """A list of users without a user."""
     userlist = reading.userlist
     assert userlist is not None
-    if userlist.secrets or has_lookup(reading):
+    if userlist.secrets or userlist.problem or has_lookup(reading):
         return
     if methods(reading) & {*LISTED}:
         text = "there is no user in it: nobody can log in"

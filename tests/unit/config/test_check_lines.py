@@ -3,6 +3,7 @@
 import pytest
 
 from bouncer.check.findings import ERROR, WARNING
+from bouncer.check.main import check
 from tests.unit.config.test_check import found, write  # noqa: F401  (a fixture)
 
 
@@ -229,3 +230,49 @@ def test_two_mistakes_that_follow_each_other_are_two(write):  # noqa: F811
 def test_mark_before_the_text_is_named(write):  # noqa: F811
     _, texts = found(write("[databases]\na =\n", start="\ufeff[pgbouncer]\n"))
     assert "byte order mark" in texts[0]
+
+
+def of_hba(write, here, text):  # noqa: F811
+    """What is said of an HBA file, as (line, text)."""
+    (here / "hba").write_text(text)
+    (here / "hba").chmod(0o600)
+    path = write("auth_type = hba\nauth_hba_file = hba\n[databases]\na =\n")
+    findings, _ = check(path, online=False)
+    return [
+        (one.line, f"{one.text} | {one.suggestion}")
+        for one in findings
+        if one.file == "hba"
+    ]
+
+
+def test_text_pasted_into_an_hba_file_is_told_once(write, here):  # noqa: F811
+    """Each line was told twice."""
+    pasted = "".join(f"drwx {n} root 4096 Dec 1\n" for n in range(42))
+    text = f"local all all md5\n{pasted}host all all 10.0.0.0/8 md5\n"
+    assert of_hba(write, here, text) == [
+        (
+            2,
+            "42 lines from here to line 43 are skipped: unknown type | "
+            "whoever it is for falls to line 44 (md5)",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "meant"),
+    [
+        ("scram-sha256", "did you mean scram-sha-256?"),
+        ("passwd", "did you mean password?"),
+        ("MD5", "did you mean md5?"),
+        ('"md5"', "no quotes"),
+        ("gss", ""),
+    ],
+)
+def test_method_of_an_hba_line_comes_with_what_was_meant(
+    write,  # noqa: F811
+    here,
+    method,
+    meant,
+):
+    (_, said), _ = of_hba(write, here, f"host all all all {method}\n")
+    assert said.partition(" | ")[2] == meant
