@@ -1,11 +1,11 @@
-"""`pgbouncer --check [--json] [--offline] FILE`: what is wrong with a configuration.
+"""`pgbouncer --check [OPTION]... FILE`: what is wrong with a configuration.
 
 Exit status: 0 nothing, 1 a start would fail, 2 warnings only, 3 bad command line;
 `pybouncer check` has the codes of all its commands.
 """
 
 import json
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from bouncer.check.ask import Asked, ask_all, compare
 from bouncer.check.findings import ERROR, Finding
 from bouncer.check.reading import Reading, read_all
 from bouncer.check.safety import examine
+from bouncer.check.since import UnknownVersion, Version, changed, version
 
 FINE, FAILS, WARNS, MISUSED = 0, 1, 2, 3
 ABOUT: Final = """\
@@ -31,6 +32,7 @@ EXITS: Final = (
 EXAMPLES: Final = (
     "{prog} /etc/pgbouncer/pgbouncer.ini",
     "{prog} --json --offline x.ini",
+    "{prog} --from 1.18 /etc/pgbouncer/pgbouncer.ini",
 )
 
 
@@ -52,7 +54,22 @@ def add_check_options(parser: Parser) -> Parser:
     parser.add_argument(
         "--offline", action="store_true", help="do not connect to any server"
     )
+    parser.add_argument(
+        "--from",
+        dest="since",
+        type=read_version,
+        metavar="1.N",
+        help="tell which changes since that PgBouncer matter for this file",
+    )
     return parser
+
+
+def read_version(text: str) -> Version:
+    """Read what `--from` was given."""
+    try:
+        return version(text)
+    except UnknownVersion as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def check_main(arguments: Sequence[str]) -> int:
@@ -66,7 +83,7 @@ def check_main(arguments: Sequence[str]) -> int:
 
 def report(options: Namespace) -> int:
     """Check the file of *options* and print what was found; return its status."""
-    findings, asked = check(options.file, online=not options.offline)
+    findings, asked = check(options.file, not options.offline, options.since)
     status = status_of(findings)
     if options.json:
         show_json(options.file, findings, asked, status)
@@ -75,8 +92,13 @@ def report(options: Namespace) -> int:
     return status
 
 
-def check(path: str, online: bool = True) -> tuple[list[Finding], list[Asked]]:
-    """Return everything that is wrong with the configuration in *path*."""
+def check(
+    path: str, online: bool = True, since: Version | None = None
+) -> tuple[list[Finding], list[Asked]]:
+    """Return everything that is wrong with the configuration in *path*.
+
+    With *since* also what matters to who comes from that version of PgBouncer.
+    """
     reading = read_all(path)
     findings = list(reading.findings)
     asked: list[Asked] = []
@@ -86,6 +108,8 @@ def check(path: str, online: bool = True) -> tuple[list[Finding], list[Asked]]:
         if online:
             asked = ask_all(reading)
             findings += compare(reading, asked)
+        if since is not None:
+            findings += changed(reading, since)
     return sorted(findings, key=lambda found: found.level != ERROR), asked
 
 
