@@ -13,15 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from bouncer import log
-from bouncer.auth import tls
+from bouncer.auth import needed, tls
 from bouncer.commands import Commands
 from bouncer.config import queries
 from bouncer.config.hba import HbaRules
-from bouncer.config.ident import IdentMaps
 from bouncer.config.load import load
 from bouncer.config.settings import Configuration, Database, Settings
 from bouncer.config.userlist import UserListFile
-from bouncer.errors import ConfigError, Disconnect, TlsKept
+from bouncer.errors import ConfigError, Disconnect, LibraryMissing, TlsKept
 from bouncer.listener import Listener, Listeners, tune_server
 from bouncer.lookup import Lookups
 from bouncer.pool.cancels import Cancels, new_key
@@ -109,11 +108,10 @@ class Bouncer:
         self.stats_period = max(self.settings.stats_period, 1)
         self.apply_settings()
         self.add_console_database()
-        self.hba: HbaRules | None = None
         self.client_tls: Any = None
         self.auth_file: UserListFile | None = None
         self.read_users()
-        self.read_hba()
+        self.hba: HbaRules | None = needed.rules_for(self.settings)
         self.client_tls = tls.client_context(self.settings)
         tls.server_context(self.settings)
         if loop is not None:
@@ -291,25 +289,10 @@ class Bouncer:
         if secrets is not None:
             self.registry.set_auth_file(secrets)
 
-    def read_hba(self) -> None:
-        settings = self.settings
-        self.door.forget()
-        self.hba = None
-        if settings.auth_type == "hba":
-            ident = IdentMaps.read(settings.auth_ident_file)
-            self.hba = HbaRules.read(settings.auth_hba_file, ident)
-
     def reload(self) -> bool:
         """Read all configuration files again; raises ConfigError when that fails."""
-        failure: ConfigError | None = None
-        try:
-            fresh = load(self.settings.conffile or self.config_path, self.config)
-        except ConfigError as error:
-            log.warning("config file loading failed")
-            failure = error
-        else:
-            self.take(fresh)
-        self.read_hba()
+        failure = self.read_again()
+        self.door.forget()
         log.reopen()
         if not self.reload_tls():
             failure = failure or TlsKept("TLS configuration could not be reloaded")
@@ -317,6 +300,28 @@ class Bouncer:
         if failure is not None:
             raise failure
         return True
+
+    def read_again(self) -> ConfigError | None:
+        """Read and take the configuration, or say why not.
+
+        HBA lines are read again even if the rest cannot be.
+        """
+        failure: ConfigError | None = None
+        fresh = self.config
+        try:
+            fresh = load(self.settings.conffile or self.config_path, self.config)
+        except ConfigError as error:
+            log.warning("config file loading failed")
+            failure = error
+        try:
+            rules = needed.rules_for(fresh.settings)
+        except LibraryMissing as error:
+            log.error(str(error))
+            return failure or error
+        if failure is None:
+            self.take(fresh)
+        self.hba = rules
+        return failure
 
     def take(self, fresh: Configuration) -> None:
         """Use a configuration that has been read completely."""
@@ -363,7 +368,9 @@ class Bouncer:
 
     def set(self, key: str, value: str) -> list[str]:
         """The console's SET; returns notices."""
-        self.settings = self.config.settings = self.settings.with_value(key, value)
+        fresh = self.settings.with_value(key, value)
+        needed.require(fresh, self.hba)
+        self.settings = self.config.settings = fresh
         self.settings_changed()
         if "_tls_" in key or "_tls13_" in key:
             try:

@@ -27,7 +27,7 @@ from bouncer.check.explain import explain_main
 from bouncer.check.main import check_main
 from bouncer.config.load import load
 from bouncer.config.settings import Configuration
-from bouncer.errors import ConfigError, StartError
+from bouncer.errors import ConfigError, LibraryMissing, StartError
 from bouncer.front import Front
 from bouncer.listener import Listeners, unix_socket_name, unix_socket_path
 from bouncer.options import HELP, Options, UsageError, parse
@@ -158,6 +158,8 @@ def make_app(configuration: Configuration, options: Options) -> Bouncer:
     """Make the pooler, which reads its other files and the TLS keys."""
     try:
         return Bouncer(configuration, options.config, None, options)
+    except LibraryMissing as err:
+        raise StartError(str(err)) from None
     except ConfigError as err:
         log.error(str(err))
         raise StartError("TLS setup failed") from None

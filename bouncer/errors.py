@@ -24,6 +24,10 @@ class TlsKept(ConfigError):
     """A reload went well but for TLS, whose old setup goes on."""
 
 
+class LibraryMissing(ConfigError):
+    """What the configuration asks for needs a library that this machine has not."""
+
+
 class StartError(BouncerError):
     """The process cannot start; the text is the log's FATAL line."""
 

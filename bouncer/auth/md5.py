@@ -2,19 +2,36 @@
 
 The stored form is `md5` + md5(password + user name); an answer hashes its digits
 once more, with the salt of the challenge, so a stored hash is as good as the
-password itself. Kept because servers and clients still ask for it.
+password itself. Kept because servers and clients still ask for it; where the machine
+forbids it (FIPS), nobody gets in by it.
 """
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from typing import Any
 
 try:
-    # Python's own: no trip through OpenSSL's provider look-up for each hash, and
-    # there even where OpenSSL is forbidden to do MD5.
+    # Python's own: no trip through OpenSSL's provider look-up for each hash.
     from _md5 import md5  # type: ignore[import-not-found]
 except ImportError:
     from hashlib import md5
+
+FORBIDDEN = "md5 is forbidden on this machine (FIPS)"
+
+
+@cache
+def is_allowed() -> bool:
+    """Say whether this machine's OpenSSL lets md5 protect anything.
+
+    Python's own would work all the same, which is not what whoever forbade it wants.
+    """
+    try:
+        hashlib.md5(b"")
+    except ValueError:
+        return False
+    return True
 
 
 def hash_password(user: bytes, password: bytes) -> bytes:

@@ -22,6 +22,7 @@ from bouncer.check.advice import about, about_line, is_changed
 from bouncer.check.certificates import certificates
 from bouncer.check.findings import ERROR, WARNING, Finding, at
 from bouncer.check.front import front
+from bouncer.check.machine import machine
 from bouncer.check.reading import Reading, source_of
 from bouncer.check.suggest import word_of
 from bouncer.check.users import a_few, users
@@ -431,4 +432,5 @@ RULES: Final = (
     certificates,
     rules,
     front,
+    machine,
 )

@@ -19,7 +19,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from bouncer import log
-from bouncer.auth import ldap, pam, tls
+from bouncer.auth import ldap, md5, pam, tls
 from bouncer.auth.derive import MAX_ITERATIONS, deriver, secret_of
 from bouncer.auth.md5 import answer as md5_answer
 from bouncer.auth.md5 import begun_with, hash_password
@@ -176,6 +176,9 @@ def check_plain(client: Any, app: Any, login: Any, user: Any) -> Talk:
     made = prepared(user)
     if made.kind == PLAIN:
         fine = same(password, encode_text(user.secret))
+    elif made.kind == MD5 and not md5.is_allowed():
+        log.error(f"{client.prefix} {md5.FORBIDDEN}")
+        fine = False
     elif made.kind == MD5:
         hashed = hash_password(encode_text(login.user_name), password)
         fine = same(hashed, encode_text(user.secret))
@@ -201,6 +204,9 @@ def check_md5(client: Any, app: Any, login: Any, user: Any, salt: Any) -> Talk:
 
     *salt* is that of a challenge that has been sent, or None.
     """
+    if not md5.is_allowed():
+        log.error(f"{client.prefix} {md5.FORBIDDEN}")
+        raise Disconnect(_WRONG_PASSWORD)
     if salt is None:
         salt = os.urandom(4)
         client.write(authentication_md5(salt))
@@ -262,6 +268,8 @@ def secret_for(app: Any, login: Any) -> Secret | None:
         return None
     made = None if user is None or not user.secret else prepared(user)
     if method == "md5" and not is_asked_for_scram(app, login):
+        if not md5.is_allowed():
+            return None
         # No password fits what nobody has.
         stored = os.urandom(_SALT_BYTES) if made is None else md5_stored(login)
         return Secret.md5(begun_with(stored))

@@ -18,8 +18,8 @@ from typing import Any
 from bouncer import log
 from bouncer.auth import tls
 from bouncer.auth.derive import deriver
+from bouncer.auth.md5 import FORBIDDEN, hash_password, is_allowed
 from bouncer.auth.md5 import answer as md5_answer
-from bouncer.auth.md5 import hash_password
 from bouncer.auth.scram import ClientSide, ScramError, fits
 from bouncer.auth.secrets import MD5, PLAIN, SCRAM, kind_of, parse_scram
 from bouncer.config.queries import split_if_needed
@@ -282,6 +282,9 @@ def answer_md5(server: Any, credentials: Any, salt: bytes) -> None:
     """Answer a challenge with the md5 of the password, or with its stored hash."""
     if len(salt) != MD5_SALT:
         raise Disconnect(_NOT_ANSWERED, notify=False)
+    if not is_allowed():
+        line = f"cannot do MD5 authentication: {FORBIDDEN}"
+        raise cannot_answer(server, line, "md5 is forbidden here")
     secret = encode_text(credentials.secret)
     kind = kind_of(credentials.secret)
     if kind == SCRAM:
