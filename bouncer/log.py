@@ -12,17 +12,21 @@ in PgBouncer, which opens its file in the middle of the configuration.
 Only the thread of the event loop may log.
 """
 
+import faulthandler
 import os
 import socket
 import time
-from collections.abc import Callable
-from json import dumps
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
+
+from bouncer.log_json import json_line
 
 # A text longer than this (bytes) is cut; PgBouncer formats into 2048 bytes.
 TEXT_LIMIT: Final = 2047
 # No text of so many characters can be longer than TEXT_LIMIT in UTF-8.
 SURELY_SHORT: Final = TEXT_LIMIT // 4
+NEWLINE: Final = 10
+STDERR: Final = 2
 # After a log file could not be opened while running: seconds until the next try.
 REOPEN_PAUSE: Final = 1.0
 
@@ -68,6 +72,8 @@ class LogSettings(Protocol):
     def verbose(self) -> int: ...
     @property
     def log_format(self) -> str: ...
+    @property
+    def log_details(self) -> int: ...
 
 
 # Read before a debug text is built: 0 nothing, 1 DEBUG, 2 NOISE, 3 system calls.
@@ -109,14 +115,59 @@ def tidy(text: str) -> str:
     return text
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write *data*; what cannot be written is lost, as there is no one to tell."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except OSError:
-            return
+class Output:
+    """A place that bytes go to; what it does not take is counted, and told to it later.
+
+    A full disk, a pipe that nobody reads: logging goes on, and nobody waits.
+    """
+
+    __slots__ = ("bytes_lost", "is_torn", "lines_lost", "reason")
+
+    def __init__(self) -> None:
+        self.lines_lost = self.bytes_lost = 0
+        self.reason = ""
+        self.is_torn = False  # the last line there lacks its end
+
+    def put(self, fd: int, data: bytes) -> None:
+        """Write *data* to *fd*, behind a line about what was lost before it."""
+        if self.lines_lost:
+            if self.attempt(fd, encode(self.notice())):
+                self.lost(data)
+                return
+            self.lines_lost = self.bytes_lost = 0
+        self.lost(self.attempt(fd, data))
+
+    def attempt(self, fd: int, data: bytes) -> bytes:
+        """Write *data*, on a line of its own; gives what was not written."""
+        whole = b"\n" + data if self.is_torn else data
+        done = 0
+        while done < len(whole):
+            try:
+                done += os.write(fd, memoryview(whole)[done:])
+            except OSError as err:
+                self.reason = err.strerror or str(err)
+                break
+        if done:
+            self.is_torn = whole[done - 1] != NEWLINE
+        return whole[done:] if done else data
+
+    def lost(self, data: bytes) -> None:
+        """Count what could not be written."""
+        self.lines_lost += data.count(b"\n")
+        self.bytes_lost += len(data)
+
+    def notice(self) -> str:
+        """Give the line about it."""
+        text = (
+            f"log: {self.lines_lost} lines ({self.bytes_lost} bytes) "
+            f"could not be written: {self.reason}"
+        )
+        facts: dict[str, object] = {
+            "lines": self.lines_lost,
+            "bytes": self.bytes_lost,
+            "error": self.reason,
+        }
+        return _log.shaped(WARNING, text, "log_lost", facts)
 
 
 class Clock:
@@ -148,26 +199,36 @@ class Clock:
 class Datagrams:
     """A datagram socket of the system's log; never waits, reconnects after errors."""
 
-    __slots__ = ("path", "sock")
+    __slots__ = ("lost", "path", "sock")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.sock: socket.socket | None = None
+        self.lost = 0  # lines, since it was last told how many
 
-    def send(self, data: bytes) -> None:
+    def put(self, data: bytes, tell: Callable[[str], bytes]) -> None:
+        """Send *data*, behind a line about those that were lost (*tell* shapes it)."""
+        text = f"log: {self.lost} lines could not be sent"
+        if self.lost and self.send(tell(text)):
+            self.lost = 0
+        if self.lost or not self.send(data):
+            self.lost += 1
+
+    def send(self, data: bytes) -> bool:
         """Send *data*, or drop it: a stuck log daemon must not stop the pooler."""
         for _ in range(2):
             if self.sock is None and not self.connect():
-                return
+                return False
             assert self.sock is not None
             try:
                 self.sock.send(data)
-                return
+                return True
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 # The daemon was restarted: one fresh try.
                 self.close()
+        return False
 
     def connect(self) -> bool:
         """Connect and say whether that worked."""
@@ -188,12 +249,13 @@ class Datagrams:
             self.sock = None
 
 
-class File:
+class File(Output):
     """The log file: opened by the first line after a start or a reopening."""
 
     __slots__ = ("fd", "not_before", "path")
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         self.path = path
         self.fd = -1
         self.not_before = 0.0
@@ -203,28 +265,36 @@ class File:
         if self.fd < 0:
             now = time.monotonic()
             if now < self.not_before:
+                self.lost(data)
                 return
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             try:
                 self.fd = os.open(self.path, flags, 0o666)
             except OSError as err:
                 self.not_before = now + REOPEN_PAUSE
+                self.reason = err.strerror or str(err)
+                self.lost(data)
                 self.complain(err, running)
                 return
+            self.is_torn = self.is_torn and os.fstat(self.fd).st_size > 0
+            if _log.reports_crashes:
+                faulthandler.enable(self.fd)
         if data:
-            write_all(self.fd, data)
+            self.put(self.fd, data)
 
     def complain(self, err: OSError, running: bool) -> None:
         """Tell stderr, quiet or not; end a process that has not begun to work."""
         stamp = f"{_clock.date}.000 {_clock.zone.split(' ')[0]} {_clock.pid}"
         text = f"{stamp} FATAL Cannot open logfile: '{self.path}': {err.strerror}\n"
-        write_all(2, encode(text))
+        Output().attempt(2, encode(text))
         if not running:
             raise SystemExit(1)
 
     def close(self) -> None:
         """Close the file; the next line opens the path again."""
         if self.fd >= 0:
+            if _log.reports_crashes:
+                faulthandler.enable(STDERR)
             os.close(self.fd)
             self.fd = -1
         self.not_before = 0.0
@@ -235,12 +305,15 @@ class Log:
 
     __slots__ = (
         "call_soon",
+        "details",
         "early",
         "facility",
         "file",
         "journal",
         "json",
+        "output",
         "pending",
+        "reports_crashes",
         "scheduled",
         "stderr",
         "syslog",
@@ -249,36 +322,40 @@ class Log:
 
     def __init__(self) -> None:
         self.stderr = True
+        self.output = Output()  # of stderr
+        self.reports_crashes = False
         self.file: File | None = None
         self.syslog: Datagrams | None = None
         self.syslog_ident = "pgbouncer"
         self.facility = FACILITIES["daemon"]
         self.journal: Datagrams | None = None
         self.json = False
+        self.details = False
         self.pending: list[str] = []
         # Lines from before `configure`; None once it has been called.
         self.early: list[tuple[Level, str, str]] | None = []
         self.call_soon: Callable[[Callable[[], None]], object] | None = None
         self.scheduled = False
 
-    def line(self, level: Level, text: str) -> None:
-        """Write one line, or queue it for the end of the loop's turn."""
+    def line(
+        self,
+        level: Level,
+        text: str,
+        event: str = "",
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write one line, or queue it for the end of the loop's turn.
+
+        Of details, which have *facts*, text is shown only where it is asked for.
+        """
         text = tidy(text)
-        now = time.time()
-        second = int(now)
-        clock = _clock
-        if second != clock.second:
-            clock.tick(second)
-        millis = int((now - second) * 1000)
-        if self.json:
-            line = json_line(level, text, millis)
-        else:
-            line = f"{clock.date}.{millis:03d} {clock.zone}{level.word} {text}\n"
+        line = self.shaped(level, text, event, facts)
         self.pending.append(line)
-        if self.syslog is not None and level.priority < 7:
-            self.to_syslog(level, text)
-        if self.journal is not None:
-            self.to_journal(level, text)
+        if facts is None or self.details:
+            if self.syslog is not None and level.priority < 7:
+                self.to_syslog(level, text)
+            if self.journal is not None:
+                self.to_journal(level, text)
         if self.early is not None:
             self.early.append((level, text, line))
         if self.call_soon is None:
@@ -287,25 +364,60 @@ class Log:
             self.scheduled = True
             self.call_soon(turn_over)
 
+    def shaped(
+        self,
+        level: Level,
+        text: str,
+        event: str = "",
+        facts: Mapping[str, object] | None = None,
+    ) -> str:
+        """Give the line as it is written, with the time that it is now."""
+        now = time.time()
+        second = int(now)
+        clock = _clock
+        if second != clock.second:
+            clock.tick(second)
+        millis = int((now - second) * 1000)
+        if not self.json:
+            return f"{clock.date}.{millis:03d} {clock.zone}{level.word} {text}\n"
+        stamp = f"{clock.date.replace(' ', 'T')}.{millis:03d}{clock.iso_zone}"
+        fields: dict[str, object] = {
+            "time": stamp,
+            "pid": clock.pid,
+            "level": level.word,
+        }
+        return json_line(fields, text, event, facts)
+
     def to_syslog(self, level: Level, text: str) -> None:
         """Send one line to the syslog daemon."""
         assert self.syslog is not None
         code = self.facility << 3 | level.priority
         ident = f"{self.syslog_ident}[{_clock.pid}]"
-        self.syslog.send(encode(f"<{code}>{_clock.syslog_date} {ident}: {text}"))
+
+        def shaped(text: str) -> bytes:
+            return encode(f"<{code}>{_clock.syslog_date} {ident}: {text}")
+
+        self.syslog.put(shaped(text), shaped)
 
     def to_journal(self, level: Level, text: str) -> None:
         """Send one line to journald, instead of to stderr."""
         assert self.journal is not None
+        self.journal.put(
+            self.for_journal(level, text), lambda told: self.for_journal(WARNING, told)
+        )
+
+    def for_journal(self, level: Level, text: str) -> bytes:
+        """Give a line as journald takes it."""
         raw = encode(text)
         if b"\n" in raw:
             # A value of several lines goes with its length in front.
             field = b"MESSAGE\n" + len(raw).to_bytes(8, "little") + raw
         else:
             field = b"MESSAGE=" + raw
-        self.journal.send(
-            b"%s\nPRIORITY=%d\nSYSLOG_IDENTIFIER=%s\n"
-            % (field, level.priority, encode(self.syslog_ident))
+        return b"%s\nPRIORITY=%d\nSYSLOG_IDENTIFIER=%s\n" % (
+            field,
+            level.priority,
+            encode(self.syslog_ident),
         )
 
 
@@ -348,6 +460,15 @@ def noise(text: str) -> None:
         _log.line(NOISE, text)
 
 
+def detail(level: Level, text: str, event: str, facts: Mapping[str, object]) -> None:
+    """Log what PgBouncer has no line for: an event with its *facts*.
+
+    With log_format = json always; as text only with log_details = 1.
+    """
+    if _log.json or _log.details:
+        _log.line(level, text, event, facts)
+
+
 # Called by whoever drives the process
 
 
@@ -357,6 +478,12 @@ def start(quiet: bool, level: int) -> None:
     verbosity = level
     _log.stderr = not quiet
     _log.journal = None if quiet else journal_of_stderr()
+
+
+def report_crashes() -> None:
+    """Let a fatal signal write where each thread was: to the log file, or stderr."""
+    _log.reports_crashes = True
+    faulthandler.enable(STDERR)
 
 
 def configure(
@@ -373,6 +500,7 @@ def configure(
     _log.stderr = not (quiet or daemon)
     _log.journal = journal_of_stderr() if _log.stderr else None
     _log.json = settings.log_format == "json"
+    _log.details = settings.log_details > 0
     _log.syslog_ident = settings.syslog_ident or "pgbouncer"
     # An unknown facility means daemon, without a word.
     name = (settings.syslog_facility or "").lower()
@@ -429,7 +557,7 @@ def flush() -> None:
     data = encode("".join(_log.pending))
     _log.pending.clear()
     if _log.stderr and _log.journal is None:
-        write_all(2, data)
+        _log.output.put(STDERR, data)
     if _log.file is not None:
         _log.file.write(data, _log.call_soon is not None)
 
@@ -462,97 +590,6 @@ def journal_of_stderr() -> Datagrams | None:
     except (ValueError, OSError):
         return None
     return _log.journal or Datagrams(JOURNAL_SOCKET)
-
-
-# JSON: the facts of a line as fields
-
-
-def json_line(level: Level, text: str, millis: int) -> str:
-    """Return the line of log_format = json."""
-    stamp = f"{_clock.date.replace(' ', 'T')}.{millis:03d}{_clock.iso_zone}"
-    fields: dict[str, object] = {
-        "time": stamp,
-        "pid": _clock.pid,
-        "level": level.word,
-    }
-    message = text.replace("\n\t", "\n")
-    message = prefix_fields(message, fields)
-    fields["message"] = message
-    event_fields(message, fields)
-    return dumps(fields) + "\n"
-
-
-def prefix_fields(text: str, fields: dict[str, object]) -> str:
-    """Put the socket prefix of *text* into *fields*; return the rest.
-
-    The address is what follows the first "@" that has, before the next blank, no
-    other "@" but a port at its end. Names may hold any of these characters: no
-    rule can be right for all of them.
-    """
-    if not text.startswith(("C-0x", "S-0x")):
-        return text
-    connection, colon, rest = text.partition(": ")
-    if not colon:
-        return text
-    at = rest.find("@")
-    while at >= 0:
-        address, _, message = rest[at + 1 :].partition(" ")
-        host, colon, port = address.rpartition(":")
-        if colon and host and "@" not in host and port.isdigit():
-            break
-        at = rest.find("@", at + 1)
-    else:
-        return text
-    owner = rest[:at]
-    fields["connection"] = connection
-    fields["side"] = "client" if text[0] == "C" else "server"
-    if owner.startswith("peer-"):
-        fields["peer"] = owner[5:]
-    else:
-        database, _, user = owner.partition("/")
-        fields["database"] = None if database == "(nodb)" else database
-        fields["user"] = None if user == "(nouser)" else user
-    fields["address"] = address
-    return message
-
-
-def event_fields(message: str, fields: dict[str, object]) -> None:
-    """Name what happened, for the lines that dashboards are made of."""
-    if message.startswith("closing because: "):
-        reason, _, age = message[17:].rpartition(" (age=")
-        fields["event"] = "disconnect"
-        fields["reason"] = reason
-        if age[:-2].isdigit():
-            fields["age"] = int(age[:-2])
-    elif message.startswith("login attempt: "):
-        fields["event"] = "login"
-        tls = message.rpartition(" tls=")[2].partition(" ")[0]
-        fields["tls"] = None if tls == "no" else tls
-        fields["replication"] = message.rpartition(" replication=")[2]
-    elif message.startswith("new connection to server"):
-        fields["event"] = "connect"
-    elif message.startswith("pooler error: "):
-        fields["event"] = "error"
-        fields["reason"] = message[14:]
-    elif message.startswith("stats: "):
-        fields["event"] = "stats"
-        fields.update(stats_fields(message[7:]))
-
-
-def stats_fields(text: str) -> dict[str, object]:
-    """Return the numbers of the stats line: "xacts_per_s", "in_bytes_per_s", ..."""
-    fields: dict[str, object] = {}
-    for part in text.split(", "):
-        words = part.split(" ")
-        if words[-1] == "us":  # xact 482 us
-            name, number = f"{words[0]}_us", words[1]
-        elif words[-1] == "B/s":  # in 14 B/s
-            name, number = f"{words[0]}_bytes_per_s", words[1]
-        else:  # 0 client parses/s
-            name, number = "_".join(words[1:]).replace("/s", "_per_s"), words[0]
-        if number.isdigit():
-            fields[name] = int(number)
-    return fields
 
 
 # A child must not write its parent's lines again, and has another process id.

@@ -266,6 +266,7 @@ ROWS: Final = (
         choices=("auto", "404", "503"),
         section=OURS,
     ),
+    Param("log_details", INT, "0", minimum=0, section=OURS),
     Param("log_format", ENUM, "text", choices=("text", "json"), section=OURS),
     Param("parallel_logins", INT, "1", minimum=1, also=DATABASE | USER, section=OURS),
     Param("proxy_protocol_networks", STRING, "", section=OURS),

@@ -133,6 +133,7 @@ class Settings:
     health_listen: str
     health_user: str
     health_wrong_role: str
+    log_details: int
     log_format: str
     parallel_logins: int
     proxy_protocol_networks: str

@@ -24,6 +24,7 @@ def settings(**values: object) -> SimpleNamespace:
         "syslog_facility": "daemon",
         "verbose": 0,
         "log_format": "text",
+        "log_details": 0,
     }
     return SimpleNamespace(**(known | values))
 
@@ -245,6 +246,7 @@ def test_syslog_gets_priority_time_ident_and_text(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
         daemon.bind(path)
         log.error("found again")
+        assert receive(daemon).endswith(b": log: 1 lines could not be sent")
         assert receive(daemon).endswith(b": found again")
 
 
