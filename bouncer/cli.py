@@ -72,6 +72,7 @@ def pgbouncer(argv: Sequence[str]) -> int:
     # Until the loop watches them, signals do what they do to any process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     log.start(options.quiet, options.verbose)
+    log.report_crashes()
     try:
         run(options)
     except StartError as err:

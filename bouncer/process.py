@@ -7,6 +7,7 @@ loop exists, since no loop survives a fork. `bouncer.cli` calls the functions in
 order.
 """
 
+import ctypes
 import grp
 import os
 import pwd
@@ -20,6 +21,8 @@ from bouncer import log
 from bouncer.config.settings import Settings
 from bouncer.errors import StartError
 
+# linux/prctl.h
+PR_SET_DUMPABLE: Final = 4
 # Descriptors that are no client and no server: log, listeners, the loop's own.
 OWN_DESCRIPTORS: Final = 10
 # Pool size of the admin database, as far as the descriptor sum goes.
@@ -59,6 +62,22 @@ def become(name: str) -> None:
         raise StartError(text) from None
     if (os.geteuid(), os.getegid()) != (user.pw_uid, user.pw_gid):
         raise StartError(f"failed to assume identity of user '{name}'")
+    allow_core()
+
+
+def allow_core() -> None:
+    """Let a crash leave a core after a switch of user, where cores are asked for.
+
+    The kernel forbids it to whoever was root, and with it that others of the same user
+    look into the process, which holds keys and passwords: so only with RLIMIT_CORE.
+    """
+    if resource.getrlimit(resource.RLIMIT_CORE)[0] == 0:
+        return
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    except (OSError, AttributeError):
+        # Not Linux: nothing forbids it.
+        return
 
 
 def is_harmless(name: str | None) -> bool:
