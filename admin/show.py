@@ -366,6 +366,10 @@ BEFORE_LOGINS: Final = {
 } | {"TOTALS": replace(TOPICS["TOTALS"], rows=_old_totals)}
 
 # SELECT calls what SHOW writes as a padded, repeated text by its true values.
+FAILURES_TABLE: Final = Topic(
+    columns("t: database user host address reason error code f: duration_ms age"),
+    _plain("failure_rows"),
+)
 USERS_TABLE: Final = Topic(
     columns(
         "t: name i: pool_size reserve_pool_size t: pool_mode i: max_user_connections "

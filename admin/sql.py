@@ -26,7 +26,7 @@ from admin.encode import (
     Column,
     Value,
 )
-from admin.show import TOPICS, USERS_TABLE, Topic
+from admin.show import FAILURES_TABLE, TOPICS, USERS_TABLE, Topic
 from admin.sqlbounds import (
     LONGEST_QUERY,
     LONGEST_WHEN_COMPILED,
@@ -48,7 +48,7 @@ from bouncer.errors import CommandError
 
 TABLES: Final[dict[str, Topic]] = {
     name.lower(): topic for name, topic in TOPICS.items() if topic.table
-} | {"users": USERS_TABLE}
+} | {"users": USERS_TABLE, "failures": FAILURES_TABLE}
 
 # All that a query may read: those, and a little of PostgreSQL's catalog.
 SOURCES: Final[dict[str, Topic]] = TABLES | catalog.TABLES
@@ -62,6 +62,7 @@ _DECLARED: Final = {
     23: "INT4",
     OID_TEXT: "TEXT",
     OID_OID: "OID",
+    OID_FLOAT8: "FLOAT8",
     1700: "NUMERIC",
 }
 _OIDS: Final = {name: oid for oid, name in _DECLARED.items()}

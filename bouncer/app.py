@@ -587,5 +587,5 @@ class Bouncer:
 READERS = (
     "client_rows", "server_rows", "socket_rows", "pool_rows", "database_rows",
     "user_rows", "peer_rows", "peer_pool_rows", "lists", "stats", "stats_total",
-    "health_rows", "fds", "mem", "dns_hosts", "dns_zones",
+    "failure_rows", "health_rows", "fds", "mem", "dns_hosts", "dns_zones",
 )  # fmt: skip

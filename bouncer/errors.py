@@ -58,7 +58,8 @@ class Disconnect(BouncerError):
     for a client, that it reads the same text as FATAL with *sqlstate*; for a
     server, that Terminate is sent before the close. *silent* closes without the
     `closing because` line (TLS failures). Whoever raises logs a line that names the
-    cause beforehand; *log_after* is a LOG line that follows the closing.
+    cause beforehand; *log_after* is a LOG line that follows the closing. *detail* is
+    what PgBouncer's text leaves out.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Disconnect(BouncerError):
         silent: bool = False,
         whole: bool = False,
         log_after: str = "",
+        detail: str = "",
     ) -> None:
         super().__init__(reason)
         self.reason = reason if whole else cut(reason)
@@ -76,6 +78,7 @@ class Disconnect(BouncerError):
         self.sqlstate = sqlstate
         self.silent = silent
         self.log_after = log_after
+        self.detail = detail
 
 
 class LoginFailed(BouncerError):

@@ -19,6 +19,7 @@ from bouncer.snapshot import (
     DatabaseRow,
     DnsHostRow,
     DnsZoneRow,
+    FailureRow,
     FdRow,
     HealthRow,
     MemRow,
@@ -300,6 +301,40 @@ class Rows:
             sum(len(pool.waiting) for pool in pools),
             max(0, *waits, 0) / 1_000_000,
             sum(pool.live_count for pool in pools),
+            self.newest_failure(pools),
+        )
+
+    def newest_failure(self, pools: list[Any]) -> dict[str, Any] | None:
+        """What /status tells of the newest attempt that came to nothing."""
+        failed = [pool for pool in pools if pool.evidence.last_failure is not None]
+        if not failed:
+            return None
+        newest = max(failed, key=lambda pool: pool.evidence.last_failure.at)
+        row = self.failure_row(newest)._asdict()
+        del row["database"]
+        return row
+
+    def failure_rows(self) -> Iterator[FailureRow]:
+        """Of each pool the newest attempt that came to nothing."""
+        return (
+            self.failure_row(pool)
+            for pool in self.app.registry.sorted_pools()
+            if pool.evidence.last_failure is not None
+        )
+
+    def failure_row(self, pool: Any) -> FailureRow:
+        failure = pool.evidence.last_failure
+        age = max(self.app.poller.clock() - failure.at, 0)
+        return FailureRow(
+            pool.database_name,
+            pool.user_name,
+            failure.host,
+            failure.address or None,
+            failure.reason,
+            failure.error,
+            failure.code or None,
+            failure.duration / 1000,
+            round(age / 1_000_000, 3),
         )
 
     # Counts

@@ -35,6 +35,7 @@ class HealthRow(NamedTuple):
     waiting: int
     waited: float
     live: int
+    failure: dict[str, str | float] | None
 
 
 class SocketRow(NamedTuple):
@@ -76,6 +77,20 @@ class SocketRow(NamedTuple):
 # The same shape on purpose: SHOW SOCKETS lists both kinds.
 ClientRow = SocketRow
 ServerRow = SocketRow
+
+
+class FailureRow(NamedTuple):
+    """The newest attempt of a pool at a server that came to nothing."""
+
+    database: str
+    user: str
+    host: str
+    address: str | None
+    reason: str  # PgBouncer's word
+    error: str
+    code: str | None  # the name of an errno, or an SQLSTATE
+    duration_ms: float
+    age: float  # seconds
 
 
 class PoolRow(NamedTuple):

@@ -420,6 +420,7 @@ class HealthServer:
             "proof_age": None if proved is None else round(now - proved, 3),
             "failing_for": readiness.failing_for(name),
             "error": watched.error or None,
+            "last_failure": facts.failure,
             "health_login": None
             if watched.refused is None
             else dict(zip(("user", "error"), watched.refused, strict=True)),

@@ -29,7 +29,8 @@ class DatabaseFacts:
     when the newest attempt was answered. *busiest* is the largest share of its pools'
     servers that is in use, *waiting* the clients that want a server, *servers* those
     that could serve them, *waited* the longest wait, *live* the servers that have
-    logged in.
+    logged in. *failure* is the newest attempt at a server that failed, as /status
+    shows it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DatabaseFacts:
     waiting: int = 0
     waited: float = 0.0
     live: int = 0
+    failure: dict[str, Any] | None = None
 
 
 class PoolerView(Protocol):

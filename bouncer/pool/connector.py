@@ -13,6 +13,7 @@ from typing import Any
 
 from bouncer import log
 from bouncer.errors import Disconnect, LoginFailed
+from bouncer.pool import failures
 from bouncer.pool.hosts import Address, LookupFailed
 from bouncer.pool.keeper import Keeper, connect_nonblocking, known_parameters
 from bouncer.relay.tracked import from_dict, named_values
@@ -46,8 +47,9 @@ class Connector:
 
         try:
             found = self.app.hosts.resolve(host, config.port, choose)
-        except LookupFailed:
-            self.app.poller.put_off(lambda: self.no_address(server, host))
+        except LookupFailed as problem:
+            why = str(problem)
+            self.app.poller.put_off(lambda: self.no_address(server, host, why))
             return
         if isinstance(found, Address):
             self.connect_to(server, found)
@@ -69,18 +71,18 @@ class Connector:
         if server.closed or future.cancelled():
             return
         if future.exception() is not None:
-            self.no_address(server, host)
+            self.no_address(server, host, str(future.exception()))
         else:
             self.connect_to(server, future.result())
         self.app.poller.settle()
 
-    def no_address(self, server: Any, host: str) -> None:
+    def no_address(self, server: Any, host: str, why: str) -> None:
         if server.closed:
             return
         attempt = self.keeper.attempts.get(server)
         if attempt is not None:
             attempt.targets.has_no_address(attempt)
-        self.keeper.attempt_failed(server, "server DNS lookup failed")
+        self.keeper.attempt_failed(server, "server DNS lookup failed", error=why)
         if not host and not self.app.settings.unix_socket_dir:
             log.error(f"unix socket dir not configured: {server.pool.database_name}")
             server.disconnect("cannot connect", False, False)
@@ -99,10 +101,11 @@ class Connector:
             # OverflowError: a port that is none.
             reason = getattr(error, "strerror", None) or error
             log.warning(f"sbuf_connect failed to connect to {where(address)}: {reason}")
-            if getattr(error, "errno", 0) in OUT_OF_MEANS:
-                self.app.poller.put_off(lambda: self.out_of_means(server))
+            number = getattr(error, "errno", None) or 0
+            if number in OUT_OF_MEANS:
+                self.app.poller.put_off(lambda: self.out_of_means(server, number))
             else:
-                self.app.poller.put_off(lambda: self.failed(server))
+                self.app.poller.put_off(lambda: self.failed(server, number))
             return
         if address.family != 1:
             server.set_peer(address.host.partition("%")[0], address.port)
@@ -125,7 +128,7 @@ class Connector:
         if error:
             if log.verbosity:
                 log.debug(f"{server.prefix} connect failed: {os.strerror(error)}")
-            self.failed(server)
+            self.failed(server, error)
             return
         if self.app.settings.log_connections:
             if server.is_unix:
@@ -167,14 +170,19 @@ class Connector:
             header = proxy.UNKNOWN_V1 if version == 1 else proxy.build_v2_local()
         server.write(header)
 
-    def failed(self, server: Any) -> None:
+    def failed(self, server: Any, number: int) -> None:
         if not server.closed:
-            self.keeper.attempt_failed(server, "connect failed")
+            self.keeper.attempt_failed(
+                server,
+                "connect failed",
+                error=os.strerror(number) if number else "",
+                code=failures.named(number),
+            )
             server.disconnect("connect failed", False, False)
 
-    def out_of_means(self, server: Any) -> None:
+    def out_of_means(self, server: Any, number: int) -> None:
         if not server.closed:
-            self.keeper.out_of_means(server)
+            self.keeper.out_of_means(server, number)
 
     # The login
 
@@ -213,7 +221,7 @@ class Connector:
         if isinstance(problem, LoginFailed):
             self.keeper.login_failed(server, problem)
         elif isinstance(problem, Disconnect):
-            self.keeper.attempt_failed(server, problem.reason)
+            self.keeper.attempt_failed(server, problem.reason, error=problem.detail)
             server.disconnect(
                 None if problem.silent else problem.reason, problem.notify, False
             )

@@ -239,3 +239,9 @@ class Question:
 def text_of(raw: str | bytes) -> str:
     """Return an address of c-ares as text."""
     return raw.decode() if isinstance(raw, bytes) else raw
+
+
+def reason_of(code: int) -> str:
+    """Say what an error of c-ares means; 0 is an answer without an address."""
+    text = errno.strerror(code) if code else "no address"
+    return text if isinstance(text, str) else text.decode("utf-8", "replace")

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from bouncer.errors import CANNOT_ANSWER, DEFAULT_SQLSTATE, LoginFailed
+from bouncer.pool.failures import Failure
 
 SECOND = 1_000_000
 TOO_MANY_CONNECTIONS = "53300"
@@ -53,7 +54,8 @@ class Evidence:
     """What became of one pool's attempts, in monotonic microseconds; 0 is never."""
 
     __slots__ = (
-        "answered_at", "ended_at", "failed_at", "failing_since", "noted", "refusal",
+        "answered_at", "ended_at", "failed_at", "failing_since", "last_failure",
+        "noted", "refusal",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class Evidence:
         self.failed_at = 0  # the newest attempt that nobody answered
         self.failing_since = 0  # the first such since the last answer
         self.refusal: LoginFailed | None = None  # of the newest attempt
+        self.last_failure: Failure | None = None  # told to people; decides nothing
         self.noted = 0  # attempts that came to an end
         self.ended_at = 0  # the newest of them
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from bouncer import log
 from bouncer.config.settings import Settings
-from bouncer.pool.dns import RESOLVER_DOWN, Resolver
+from bouncer.pool.dns import RESOLVER_DOWN, Resolver, reason_of
 from bouncer.snapshot import DnsHostRow, DnsZoneRow
 
 # Serial numbers wrap around: what is less than half the range ahead is newer.
@@ -89,7 +89,7 @@ Choice = Callable[[tuple[str, ...], tuple[str, ...]], str]
 class Entry:
     """What is known about one name."""
 
-    __slots__ = ("addresses", "asking", "expires", "name", "turn", "waiting")
+    __slots__ = ("addresses", "asking", "expires", "name", "turn", "waiting", "why")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -98,6 +98,7 @@ class Entry:
         self.expires = 0.0
         self.turn = 0
         self.asking = False
+        self.why = ""  # the last question was not answered
         self.waiting: list[tuple[asyncio.Future[Address], int, Choice | None]] = []
 
     @property
@@ -117,7 +118,7 @@ class Entry:
         """Return the next address in turn, or the one that *choose* takes."""
         usable = self.usable
         if not usable:
-            raise LookupFailed(f"no address of {self.name}")
+            raise LookupFailed(self.why or f"no address of {self.name}")
         if choose is not None:
             others = tuple(text for text in self.addresses if text not in usable)
             host = choose(usable, others)
@@ -261,6 +262,7 @@ class Hosts:
         # The number is always 0 in PgBouncer's line.
         log.warning(f"DNS lookup failed: {entry.name}: result=0")
         log.debug(f"DNS: {entry.name}: c-ares says {code}")
+        entry.why = f"DNS: {reason_of(code)}"
         if code not in RESOLVER_DOWN:
             entry.addresses = ()
         # An older answer is still the best one while nobody can be asked.

@@ -163,7 +163,13 @@ class Janitor:
         for server in pool.login:
             if now - server.connected_at <= limit:
                 break
-            self.keeper.attempt_failed(server, "connect timeout")
+            is_mute = server.received_at == server.connected_at
+            said = "no answer" if is_mute else "login not finished"
+            self.keeper.attempt_failed(
+                server,
+                "connect timeout",
+                error=f"{said} within server_connect_timeout",
+            )
             server.disconnect("connect timeout", True, False)
 
     def sizes(self, pool: Any, now: int) -> None:

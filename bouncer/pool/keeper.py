@@ -6,13 +6,14 @@ opened is decided in `plan`; this module carries it out.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from bouncer import log
 from bouncer.errors import REFUSED, LoginFailed, cut
-from bouncer.pool import plan
+from bouncer.pool import failures, plan
 from bouncer.pool.pools import ServerPool
 from bouncer.pool.sharing import Sharing, waited
 from bouncer.pool.targets import Attempt, Ranks, is_gone
@@ -427,6 +428,9 @@ class Keeper:
         pool = server.pool
         attempt = self.attempts.get(server)
         self.reached(server)
+        if attempt is not None:
+            text, code = problem.text, problem.sqlstate
+            failures.connect_failed(server, attempt.began, "login failed", text, code)
         if attempt is None or attempt.targets is not pool.targets:
             return
         pool.refused_at = attempt.began
@@ -434,10 +438,23 @@ class Keeper:
         pool.last_sqlstate = problem.sqlstate
         self.forget_dead(pool)
 
-    def attempt_failed(self, server: Any, reason: str, sqlstate: str = "") -> None:
-        """Somebody has seen that there is no server for us at its target now."""
+    def attempt_failed(
+        self,
+        server: Any,
+        reason: str,
+        sqlstate: str = "",
+        error: str = "",
+        code: str = "",
+    ) -> None:
+        """Somebody has seen that there is no server for us at its target now.
+
+        *error* and *code* say more than *reason*, PgBouncer's word.
+        """
         pool = server.pool
         attempt = self.attempts.pop(server, None)
+        if attempt is not None:
+            code = code or sqlstate
+            failures.connect_failed(server, attempt.began, reason, error, code)
         if attempt is None or attempt.targets is not pool.targets:
             return
         if reason in NOT_THERE and server.address is not None:
@@ -510,8 +527,14 @@ class Keeper:
         """Close a new connection that nobody wants any more."""
         server.disconnect(reason, False, False)
 
-    def out_of_means(self, server: Any) -> None:
+    def out_of_means(self, server: Any, number: int) -> None:
         """No descriptor or port of ours was left: that is no fault of the host."""
+        attempt = self.attempts.pop(server, None)
+        if attempt is not None:
+            error, code = os.strerror(number), failures.named(number)
+            failures.connect_failed(
+                server, attempt.began, "connect failed", error, code
+            )
         self.nothing_before = server.pool.poller.now + RECOVERY
         server.disconnect("connect failed", False, False)
 

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
 from bouncer import log
+from bouncer.details import login_failed
 from bouncer.relay.door cimport Known
 from bouncer.relay.intent cimport (
     LONGEST_DEALLOCATE, LONGEST_SQL_NAME, deallocated, holds_forgetting, may_reset,
@@ -1325,6 +1326,8 @@ cdef class Client(Stream):
         if self.pool is not None and self.home is not None:
             self.home.drop(self)
         if notify and reason is not None:
+            if self.specials:
+                login_failed(self, reason, sqlstate)
             if log_pooler_errors:
                 log.warning(f"{self.prefix} pooler error: {reason}")
             if whole:

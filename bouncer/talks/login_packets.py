@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from bouncer import log
 from bouncer.auth import tls
+from bouncer.details import tls_failed
 from bouncer.errors import Disconnect
 from bouncer.relay.talk import READ, StartTls
 from bouncer.wire.messages import (
@@ -130,4 +131,5 @@ def start_tls(client: Any, app: Any) -> Talk:
     except (ssl.SSLError, OSError) as error:
         reason = tls.reason_of(error)
         log.warning(f"TLS handshake error: handshake failed: {reason}")
+        tls_failed(client, reason)
         raise Disconnect("TLS handshake failed", notify=False, silent=True) from None

@@ -212,12 +212,15 @@ def ask_for_tls(server: Any, app: Any) -> Talk:
         context = tls.connect_context(settings)
     except ConfigError as error:
         log.error(str(error))
-        raise Disconnect("TLS startup failed", notify=False) from None
+        detail = f"TLS: {error}"
+        raise Disconnect("TLS startup failed", notify=False, detail=detail) from None
     try:
         yield StartTls(context, False, tls.server_name(server.host))
     except (ssl.SSLError, OSError, ValueError) as error:
-        log.warning(f"TLS handshake error: {tls.failure_of(error, server.host)}")
-        raise Disconnect("server conn crashed?", notify=False) from None
+        reason = tls.failure_of(error, server.host)
+        log.warning(f"TLS handshake error: {reason}")
+        detail = f"TLS: {reason}"
+        raise Disconnect("server conn crashed?", notify=False, detail=detail) from None
     if settings.log_connections:
         log.info(f"{server.prefix} SSL established: {server.tls_info}")
 
