@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from bouncer import log
+from bouncer import descriptors, log
 from bouncer.auth import needed, tls
 from bouncer.commands import Commands
 from bouncer.config import queries
@@ -205,6 +205,7 @@ class Bouncer:
         self.door.forget()
         self.door.forget_keys()  # peer_id is in them
         self.door.most_sockets = settings.max_client_conn
+        self.door.most_fd, self.door.last_fd = descriptors.bounds()
         self.poller.max_packet_size = settings.max_packet_size & 0xFFFFFFFF
         self.poller.loop_count = max(settings.sbuf_loopcnt, 0)
         self.checks_servers = bool(settings.server_check_query)

@@ -9,6 +9,7 @@ The relay accepts, on the descriptors that stand here. It learns of them through
 `Listeners.attach`, which is also how a suspended or closed listener leaves it.
 """
 
+import errno
 import fcntl
 import grp
 import os
@@ -23,6 +24,7 @@ from typing import Final
 
 from bouncer import log
 from bouncer.config.settings import Settings
+from bouncer.descriptors import are_free, bounds
 from bouncer.errors import StartError
 
 # Accepted sockets have the listening socket's options.
@@ -212,9 +214,13 @@ class Listeners:
         if not self._out_of_descriptors:
             self._out_of_descriptors = True
             self._follow()
-            loop.call_later(ACCEPT_PAUSE, self._try_again)
+            loop.call_later(ACCEPT_PAUSE, lambda: self._try_again(loop))
 
-    def _try_again(self) -> None:
+    def _try_again(self, loop: AbstractEventLoop) -> None:
+        if not are_free(bounds().last):
+            log.error(f"accept() failed: {os.strerror(errno.EMFILE)}")
+            loop.call_later(ACCEPT_PAUSE, lambda: self._try_again(loop))
+            return
         self._out_of_descriptors = False
         self._follow()
 

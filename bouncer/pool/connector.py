@@ -92,10 +92,17 @@ class Connector:
     def connect_to(self, server: Any, address: Address) -> None:
         server.address = address
         server.address_text = address.text
-        tune = self.app.tune_server if address.family != 1 else None
+
+        def prepare(fd: int) -> None:
+            if fd >= self.app.door.most_fd:
+                # What is left is kept for the console, health ports and the log.
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if address.family != 1:
+                self.app.tune_server(fd)
+
         try:
             sock, connected = connect_nonblocking(
-                address.family, address.sockaddr, tune
+                address.family, address.sockaddr, prepare
             )
         except (OSError, OverflowError) as error:
             # OverflowError: a port that is none.

@@ -154,10 +154,16 @@ class Limits:
     # Admission (client sheet 5, steps 3 and 8)
 
     def admit_socket(self, client: Any, database_name: str) -> None:
-        """Raise when max_client_conn is exceeded; the console is exempt."""
+        """Raise when max_client_conn is exceeded; the console is exempt.
+
+        And when no descriptors are left but those that are kept for it.
+        """
+        if database_name == CONSOLE:
+            return
+        if client.fd >= self.app.door.most_fd:
+            raise Disconnect("no more connections allowed (file descriptors)")
         if (
-            database_name != CONSOLE
-            and self.socket_count - self.app.door.departed
+            self.socket_count - self.app.door.departed
             > self.app.settings.max_client_conn
         ):
             raise Disconnect("no more connections allowed (max_client_conn)")

@@ -3,7 +3,7 @@
 
 import os
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, errno
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -82,6 +82,10 @@ cdef class Acceptor(Stream):
             if (not client.closed and client.specials
                     and client.state < CL_WAITING_CANCEL):
                 door.logging_in[client] = None
+            if fd >= door.last_fd:
+                # What is left is not for who comes in here.
+                self.app.accept_failed(OSError(EMFILE, os.strerror(EMFILE)))
+                return 0
             if self.closed or monotonic_us() - begun > BURST_US:
                 break
         return 1

@@ -49,6 +49,8 @@ cdef class Door:
         public Py_ssize_t sockets       # every client's, logins and cancels included
         public Py_ssize_t departed      # ... of them, who has gone and is still served
         public Py_ssize_t most_sockets  # max_client_conn
+        public int most_fd      # descriptors from here on are the console's ...
+        public int last_fd      # ... and from here on nobody's who comes in
         public bint is_closing  # a shutdown: the app hears of every end
         readonly dict logging_in    # clients whose login takes time, in order
         readonly dict keys      # cancel key -> client

@@ -15,6 +15,8 @@ class Door:
     sockets: int
     departed: int
     most_sockets: int
+    most_fd: int
+    last_fd: int
     is_closing: bool
     epoch: int
     logging_in: dict[Any, None]

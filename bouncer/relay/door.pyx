@@ -17,6 +17,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from bouncer import log
+from bouncer.descriptors import NONE_KEPT
 from bouncer.relay.client cimport CL_WAITING_CANCEL, Client
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.proof cimport RIGHT, WRONG, Proof, Secret
@@ -57,6 +58,7 @@ cdef class Door:
 
     def __init__(self, app):
         self.app = app
+        self.most_fd = self.last_fd = NONE_KEPT
         self.logging_in = {}
         self.keys = {}
         self.spare = []
@@ -143,6 +145,7 @@ cdef class Door:
                 return 0
         known = <Known>found
         if (self.sockets - self.departed > self.most_sockets
+                or client.fd >= self.most_fd
                 or known.is_let_in and known.pool.welcome is None
                 or is_full(known.database, known.database_limit)
                 or is_full(known.account, known.account_limit)):

@@ -81,6 +81,7 @@ class FakeClient(Stream):
         self.peer_port = 4711
         self.peer_pid = 0
         self.peer_uid = -1
+        self.fd = -1
         self.user: str | None = None
         self.user_state: Any = None
         self.database: Any = None
@@ -177,6 +178,7 @@ class FakeDoor:
 
     def __init__(self) -> None:
         self.sockets = self.departed = self.epoch = 0
+        self.most_fd = 1 << 30
         self.remembered: list[bytes] = []
 
     def new_key(self) -> bytes:
