@@ -14,6 +14,8 @@ from bouncer import log
 
 # The first descriptor that a service manager passes.
 FIRST_PASSED: Final = 3
+# Seconds between two signs of life of a process that systemd has not started itself.
+UNTOLD_WATCHDOG: Final = 1.0
 
 
 class Service:
@@ -34,6 +36,9 @@ class Service:
     def main_process(self) -> None:
         """Say that this process takes the place of the one that systemd started."""
         self.notify(f"MAINPID={os.getpid()}")
+        # Nobody tells us of WatchdogSec=; if there is one, it counts on.
+        if self.address and not self.watchdog:
+            self.watchdog = UNTOLD_WATCHDOG
 
     def reloading(self) -> None:
         """Say that a reload begins; systemd wants to know when (notify-reload)."""

@@ -56,6 +56,26 @@ def test_reloading_says_when(manager: Receive) -> None:
     assert before <= int(value) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
 
+def test_process_that_took_over_resets_a_watchdog_that_nobody_told_of(
+    manager: Receive,
+) -> None:
+    """systemd tells WATCHDOG_USEC to what it started; it killed the next one by it."""
+    service = Service()
+    assert service.watchdog == 0
+    service.main_process()
+    assert manager() == f"MAINPID={os.getpid()}"
+    assert service.watchdog == 1
+
+
+def test_process_that_took_over_without_systemd_resets_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    service = Service()
+    service.main_process()
+    assert service.watchdog == 0
+
+
 def test_without_notify_socket_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
