@@ -31,7 +31,7 @@ release_CFLAGS := -O2 -g0 -fwrapv -DNDEBUG
 
 .PHONY: build demo test checked lint unit live compat adversity bench bench-short \
 	bench-count soak fuzz fuzz-again fuzz-keep outside outside-short odoo sanitize dist \
-	clean distclean
+	deb clean distclean
 
 build: $(BUILT)
 
@@ -165,6 +165,17 @@ dist: $(VENV)/installed
 	$(BIN)/python tests/support/install.py requirements dist > $(VENV)/dist.txt
 	$(PIP_INSTALL) -r $(VENV)/dist.txt
 	$(BIN)/python docs/packaging/wheels.py dist $(PYTHONS)
+
+# dist/pybouncer_VERSION_ARCH.deb, for the Debian whose python3 made $(VENV); needs
+# debhelper, dh-python, and lintian if it is to be looked at.
+deb: build $(VENV)/packaging
+	docs/packaging/debian/build-deb.sh $(BIN)/python dist
+	@! command -v lintian >/dev/null || lintian --fail-on error dist/pybouncer_*.deb
+
+$(VENV)/packaging: pyproject.toml | $(VENV)/installed
+	$(BIN)/python tests/support/install.py requirements manuals > $@.txt
+	$(PIP_INSTALL) -r $@.txt
+	touch $@
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
