@@ -9,7 +9,6 @@ Where the images differ, the variables in use decide which one is meant: bitnami
 have the prefix PGBOUNCER_ or POSTGRESQL_.
 """
 
-import hashlib
 import os
 import socket
 import sys
@@ -17,7 +16,7 @@ import time
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
-from bouncer.config.params import ROWS
+from bouncer.config.params import OURS, ROWS
 
 CONFIG = "/etc/pgbouncer/pgbouncer.ini"
 
@@ -116,12 +115,13 @@ def databases(env: Environment) -> tuple[list[str], dict[str, str]]:
                 unquote(parts.password or ""),
             )
             add_user(users, user, password)
+            name = unquote(parts.path[1:]) or "*"
             place = {
                 "host": unquote(parts.hostname or ""),
                 "port": str(parts.port or 5432),
-                "auth_user": user,
+                role(env, name, urls): user,
             }
-            lines.append(entry(unquote(parts.path[1:]) or "*", place | more))
+            lines.append(entry(name, place | more))
     for name, value in sorted(env.variables.items()):
         if name.startswith("PGBOUNCER_DSN_") and value:
             alias, _, text = value.partition("=")
@@ -147,7 +147,7 @@ def single_database(
     place = {"host": host, "port": port}
     if not env.is_bitnami:
         name = env.get("DB_NAME", "DATABASES_DBNAME", default="*")
-        return entry(name, place | {"auth_user": user} | more)
+        return entry(name, place | {role(env, name, []): user} | more)
     real = env.get("POSTGRESQL_DATABASE", default="postgres")
     name = env.get("PGBOUNCER_DATABASE", default=real)
     if name != "*":
@@ -157,6 +157,41 @@ def single_database(
     if env.yes("PGBOUNCER_SET_DATABASE_PASSWORD"):
         place["password"] = password
     return entry(name, place | more)
+
+
+# What lets others in than the user whose password we are given.
+OTHERS = """
+    AUTH_FILE AUTH_HBA_FILE AUTH_QUERY AUTH_TYPE=hba AUTH_TYPE=any AUTH_TYPE=trust
+    AUTH_TYPE=pam AUTH_TYPE=ldap AUTH_TYPE=cert AUTH_USER USERLIST
+""".split()
+
+
+def role(env: Environment, name: str, urls: list[str]) -> str:
+    """Say what the user of a database is to it: `auth_user`, or `user`.
+
+    min_pool_size keeps servers ready before anybody has come, only where the user
+    is forced. But who else logs in would have that user's
+    rights; so it is forced only where there is one database and nobody else gets in.
+    """
+    wanted = env.get("MIN_POOL_SIZE", "PGBOUNCER_MIN_POOL_SIZE", default="0")
+    if wanted == "0":
+        return "auth_user"
+    open_to = [word for word in OTHERS if is_set(env, word)]
+    if name != "*" and len(urls) < 2 and not open_to:
+        return "user"
+    why = ", ".join(open_to) or ("several databases" if len(urls) > 1 else "DB_NAME=*")
+    print(
+        f"pgbouncer: MIN_POOL_SIZE counts only while a client is there ({why})",
+        file=sys.stderr,
+    )
+    return "auth_user"
+
+
+def is_set(env: Environment, word: str) -> bool:
+    """Say whether a variable is set, or NAME=VALUE has that value; with any prefix."""
+    name, sign, wanted = word.partition("=")
+    value = env.get(name, f"PGBOUNCER_{name}")
+    return value == wanted if sign else bool(value)
 
 
 def add_user(users: dict[str, str], user: str, password: str) -> None:
@@ -177,7 +212,7 @@ def settings(env: Environment, auth_file: str) -> dict[str, str]:
         "ignore_startup_parameters": "extra_float_digits",
         "admin_users": env.get("POSTGRESQL_USERNAME", default="postgres"),
     }
-    known = [row.name for row in ROWS]
+    known = [row.name for row in ROWS if row.section != OURS]
     for name in known:
         value = env.get(f"PGBOUNCER_{name.upper()}")
         if not value and name in PLAIN:
@@ -193,19 +228,34 @@ def settings(env: Environment, auth_file: str) -> dict[str, str]:
     return chosen
 
 
-def userlist(env: Environment, users: Mapping[str, str], auth_type: str) -> str:
-    """Return the text of the file with the secrets."""
+def our_settings(env: Environment) -> dict[str, str]:
+    """Return what goes into [pybouncer]: PYBOUNCER_HEALTH_LISTEN and so on."""
+    names = [row.name for row in ROWS if row.section == OURS]
+    told = {
+        name: env.get(f"PYBOUNCER_{name.upper()}", f"PGBOUNCER_{name.upper()}")
+        for name in names
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def userlist(env: Environment, users: Mapping[str, str]) -> str:
+    """Return the text of the file with the secrets, as they were given.
+
+    A password stays one: what the other images make of it, an md5 hash, opens no server
+    that wants SCRAM, which is what PostgreSQL does since 14. Clients may log in by md5
+    with it as well.
+    """
     given = env.get("PGBOUNCER_USERLIST")
     lines = [given.rstrip("\n")] if given else []
     for user, password in users.items():
-        secret = password
-        ready = password.startswith(("md5", "SCRAM-SHA-256$"))
-        if not ready and auth_type not in ("plain", "scram-sha-256"):
-            digest = hashlib.md5((password + user).encode()).hexdigest()
-            secret = f"md5{digest}"
-        pair = [text.replace('"', '""') for text in (user, secret)]
+        pair = [text.replace('"', '""') for text in (user, password)]
         lines.append(f'"{pair[0]}" "{pair[1]}"')
     return "".join(f"{line}\n" for line in lines)
+
+
+def section(name: str, values: Mapping[str, str]) -> str:
+    """Return a section of the ini file."""
+    return f"\n[{name}]\n" + "".join(f"{key} = {values[key]}\n" for key in values)
 
 
 def write(path: str, text: str) -> None:
@@ -230,9 +280,11 @@ def configure(env: Environment, path: str) -> None:
     auth_file = auth_file or os.path.join(os.path.dirname(path), "userlist.txt")
     chosen = settings(env, auth_file)
     if own and not os.path.exists(auth_file):
-        write(auth_file, userlist(env, users, chosen["auth_type"]))
+        write(auth_file, userlist(env, users))
     text = "[databases]\n" + "".join(f"{line}\n" for line in lines)
-    text += "\n[pgbouncer]\n" + "".join(f"{key} = {chosen[key]}\n" for key in chosen)
+    text += section("pgbouncer", chosen)
+    if ours := our_settings(env):
+        text += section("pybouncer", ours)
     write(path, text)
 
 

@@ -61,9 +61,74 @@ def test_database_url(image: Image) -> None:
     assert conf.settings.listen_port == 5432
     assert conf.settings.listen_addr == "0.0.0.0"
     assert conf.settings.unix_socket_dir == ""
-    # md5 of "s@cretalice"
-    assert image.users == {"alice": "md586ba5ef26fd751e834d17100b574b386"}
+    assert image.users == {"alice": "s@cret"}
     assert (image.path.stat().st_mode & 0o777) == 0o600
+
+
+@pytest.mark.parametrize("auth_type", ["", "md5", "scram-sha-256", "plain"])
+def test_password_logs_in_at_any_server(image: Image, auth_type: str) -> None:
+    """An md5 hash was written: `wrong password type` at a server that wants SCRAM."""
+    conf = image.configure(
+        DB_HOST="h", DB_USER="u", DB_PASSWORD="p", AUTH_TYPE=auth_type
+    )
+    assert image.users == {"u": "p"}
+    assert conf.settings.auth_type == (auth_type or "md5")
+
+
+def test_secret_that_is_no_password_stays_as_it_is(image: Image) -> None:
+    image.configure(DB_HOST="h", DB_USER="u", DB_PASSWORD="md5" + "0" * 32)
+    assert image.users == {"u": "md5" + "0" * 32}
+
+
+ONE = {"DB_HOST": "h", "DB_NAME": "shop", "DB_USER": "u", "DB_PASSWORD": "p"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [ONE, {"DATABASE_URL": "postgres://u:p@h/shop"}],
+    ids=["single variables", "URL"],
+)
+@pytest.mark.parametrize("name", ["MIN_POOL_SIZE", "PGBOUNCER_MIN_POOL_SIZE"])
+def test_min_pool_size_keeps_servers_ready_before_a_client_comes(
+    image: Image, variables: dict[str, str], name: str
+) -> None:
+    """`auth_user=` is no forced user, without which nothing is opened in advance."""
+    conf = image.configure(**variables, **{name: "3"})
+    shop = conf.databases["shop"]
+    assert (shop.user, shop.auth_user or "") == ("u", "")
+    assert conf.settings.min_pool_size == 3
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"DB_NAME": "*"},
+        {"AUTH_USER": "asker"},
+        {"AUTH_QUERY": "select usename, passwd from pg_shadow where usename=$1"},
+        {"AUTH_TYPE": "trust"},
+        {"PGBOUNCER_USERLIST": '"v" "w"'},
+        {"MIN_POOL_SIZE": "0"},
+    ],
+    ids=str,
+)
+def test_user_is_not_forced_where_others_would_get_its_rights(
+    image: Image, more: dict[str, str]
+) -> None:
+    image.configure(**{**ONE, "MIN_POOL_SIZE": "3", **more})
+    line = image.path.read_text().splitlines()[1]
+    assert "auth_user=u" in line and " user=" not in line
+
+
+def test_settings_of_ours_have_their_own_section(image: Image) -> None:
+    conf = image.configure(
+        DB_HOST="h",
+        PYBOUNCER_HEALTH_LISTEN="0.0.0.0:6480",
+        PGBOUNCER_LOG_FORMAT="json",
+    )
+    assert conf.settings.health_listen == "0.0.0.0:6480"
+    assert conf.settings.log_format == "json"
+    main, _, ours = image.path.read_text().partition("[pybouncer]")
+    assert "health_listen" not in main and "health_listen" in ours
 
 
 def test_database_urls(image: Image) -> None:
