@@ -80,7 +80,7 @@ class Paths:
     haproxy_lib: str = "/var/lib/haproxy"
     haproxy_log: str = "/dev/log local0"
     pooler_etc: str = "/etc/pgbouncer"
-    pooler_binary: str = "/usr/bin/pgbouncer"
+    pooler_binary: str = "/usr/sbin/pgbouncer"
     pooler_user: str = "postgres"
     pybouncer: str = "/usr/bin/pybouncer"
 

@@ -418,8 +418,8 @@ def split(inventory: Inventory, source: Source) -> list[Host]:
                 ],
                 trusted=balancer_networks(inventory),
                 shared_by=len(writers),
+                unit=f"pybouncer-{'rw' if pooler is writer else 'ro'}",
             )
-            file.unit = f"pybouncer-{'rw' if pooler is writer else 'ro'}"
             files.append(file)
         hosts.append(
             Host(

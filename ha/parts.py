@@ -198,6 +198,7 @@ def pooler_file(
     main: Sequence[Item] = (),
     trusted: Sequence[str] = (),
     shared_by: int = 1,
+    unit: str = "pybouncer",
 ) -> PoolerFile:
     """One pooler's ini file: the source, with what is this host's own.
 
@@ -206,6 +207,12 @@ def pooler_file(
     """
     changes = [Item("listen_port", str(pooler.port)), *listen_addr(source, pooler)]
     changes += main
+    if not source.of("pgbouncer").get("pidfile"):
+        if not any(item.key == "pidfile" for item in main):
+            path = f"/run/{unit}/pgbouncer.pid"
+            changes.append(
+                Item("pidfile", path, "a restart by takeover (-R -d) needs it")
+            )
     peer_items: list[Item] = []
     peer_id = 0
     if len(peers) > 1:
@@ -234,6 +241,7 @@ def pooler_file(
         ours=own_section(inventory, source, pooler, trusted),
         users=[Item(name, value) for name, value in source.of("users").items()],
         peers=peer_items,
+        unit=unit,
         descriptors=descriptors(source),
     )
 

@@ -18,7 +18,7 @@ import jinja2
 
 from ha.errors import HAError, InventoryError
 from ha.ini import Source, item_key
-from ha.inventory import Inventory, load
+from ha.inventory import Inventory, Paths, load
 from ha.layouts import LAYOUTS, Layout
 from ha.parts import Host, PoolerFile, idle_limit, room
 
@@ -27,6 +27,8 @@ ALIVE_PORT = 6490
 CHECK_SCRIPT = "/etc/keepalived/check-haproxy"
 HAPROXY_FILE = "/etc/haproxy/haproxy.cfg"
 START_STATE = "/etc/haproxy/server-state.start"
+# Seconds for which a pod that is to go still accepts: endpoints and kube-proxy lag.
+POD_DRAIN = 10
 # Connections that are no client's: checks, dashboards, the socket.
 SPARE = 200
 
@@ -150,7 +152,16 @@ class Renderer:
         """One manifest, and a HAProxy for those who want one."""
         file = host.poolers[0]
         ini = self.text("pgbouncer.ini.j2", file=file)
-        text = self.text("kubernetes.yaml.j2", file=file, ini=ini)
+        given = self.inventory.paths.pooler_binary
+        text = self.text(
+            "kubernetes.yaml.j2",
+            file=file,
+            ini=ini,
+            # In an image it is wherever PATH leads, unless the inventory says more.
+            binary="pgbouncer" if given == Paths().pooler_binary else given,
+            drain_seconds=POD_DRAIN,
+            max_clients=self.source.settings.max_client_conn,
+        )
         yield Rendered("", f"{self.inventory.name}.yaml", text, 0o600)
         limit = room(self.source.settings.max_client_conn)
         text = self.text(

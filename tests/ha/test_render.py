@@ -22,6 +22,7 @@ from ha.lint import findings, read
 from ha.render import Rendered, render
 from tests.conftest import need
 from tests.ha.balancer import INSTALL, accepts
+from tests.support.systemd import unit_settings
 
 INVENTORY = """\
 name = "orders"
@@ -344,13 +345,64 @@ def test_systemd_accepts_the_units(tmp_path, source):
         for file in rendered(layout, tmp_path, source):
             if file.path.endswith(".service"):
                 path = paths[Path(file.path).name] = tmp_path / Path(file.path).name
-                path.write_text(file.text.replace("/usr/bin/pgbouncer", "/bin/true"))
+                path.write_text(file.text.replace("/usr/sbin/pgbouncer", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *paths.values()],
         capture_output=True, text=True,
     )  # fmt: skip
     mine = [x for x in done.stderr.splitlines() if any(name in x for name in paths)]
     assert len(paths) == 3 and not mine, mine
+
+
+def units(layout, flavour, tmp_path, source):
+    files = rendered(layout, tmp_path, source, flavour=flavour)
+    return {
+        Path(file.path).name: unit_settings(written(file, tmp_path / "out"))
+        for file in files
+        if file.path.endswith(".service")
+    }
+
+
+PACKAGED = Path(__file__).resolve().parents[2] / "docs/packaging/systemd"
+
+
+@pytest.mark.parametrize("flavour", ["pybouncer", "pgbouncer"])
+def test_rendered_unit_starts_restarts_by_takeover_and_is_watched(
+    flavour, tmp_path, source
+):
+    """It started /usr/bin/pgbouncer, which Debian has not, and systemd heard only the
+    process that a takeover replaces."""
+    unit = units("farm", flavour, tmp_path, source)["pybouncer.service"]
+    assert unit["ExecStart"].startswith("/usr/sbin/pgbouncer ")
+    assert unit["NotifyAccess"] == "all"
+    # PgBouncer itself knows no watchdog.
+    assert ("WatchdogSec" in unit) == (flavour == "pybouncer")
+
+
+def test_rendered_unit_is_as_closed_as_the_packaged_one(tmp_path, source):
+    unit = units("farm", "pybouncer", tmp_path, source)["pybouncer.service"]
+    packaged = unit_settings(PACKAGED / "pybouncer.service")
+    closed = re.compile("Protect|Restrict.+s$|Lock|NoNew|PrivateD|SystemCall|Capab")
+    names = [name for name in packaged if closed.match(name)]
+    assert len(names) > 15
+    assert {n: unit.get(n) for n in names} == {n: packaged[n] for n in names}
+
+
+@pytest.mark.parametrize("layout", ["farm", "split"])
+def test_rendered_ini_has_a_pidfile_that_the_unit_makes_room_for(layout, tmp_path):
+    """`-R -d`, the restart that is recommended, ended in FATAL without."""
+    path = tmp_path / "pgbouncer.ini"
+    path.write_text(re.sub("pidfile.*\n", "", SOURCE))
+    bare = Source.read(str(path))
+    found = units(layout, "pybouncer", tmp_path, bare)
+    files = ini_files(rendered(layout, tmp_path, bare))
+    told = {
+        load_ini(str(written(file, tmp_path / "out"))).settings.pidfile
+        for file in files.values()
+    }
+    assert told == {
+        f"/run/{unit['RuntimeDirectory']}/pgbouncer.pid" for unit in found.values()
+    }
 
 
 def test_kubernetes_manifest(tmp_path, source):
@@ -372,7 +424,14 @@ def test_kubernetes_manifest(tmp_path, source):
     container = spec["containers"][0]
     assert container["livenessProbe"]["httpGet"]["path"] == "/live"
     assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
-    assert spec["terminationGracePeriodSeconds"] > 60
+    stop = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert spec["terminationGracePeriodSeconds"] >= int(stop[1]) + 60 + 10
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    for one in (container, *spec["initContainers"]):
+        assert one["securityContext"]["readOnlyRootFilesystem"] is True
+        assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert {"requests", "limits"} == set(one["resources"])
+    assert container["command"][0] == "pgbouncer"
     assert configuration.settings.health_listen == "*:6480"
     # The pod's own number, made by the shell of the init container.
     command = spec["initContainers"][0]["command"]
