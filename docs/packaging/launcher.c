@@ -14,20 +14,9 @@
  *
  * Without a virtual environment MODULES names the directory that our modules stand in,
  * and PYTHON is the system's (the Debian package is built so).
- *
- * PYBOUNCER_USER in the environment, said by a unit whose ExecStart begins with "!",
- * is the user to become before anything is read. It is done here and not by systemd's
- * User=, because with that systemd before 254 cannot install a filter of system calls
- * without NoNewPrivileges=, under which pam_unix checks no password.
  */
 
-#define _GNU_SOURCE
 #include <Python.h>
-
-#include <grp.h>
-#include <pwd.h>
-#include <sys/prctl.h>
-#include <unistd.h>
 
 #ifndef PYTHON
 #error "PYTHON must name the interpreter"
@@ -45,40 +34,11 @@ static void die(PyStatus status)
 	exit(1);
 }
 
-/* Become the user of PYBOUNCER_USER, for good: no capability can come back. Nothing
- * happens where we are not root: somebody has seen to it already. */
-static void become_user(void)
-{
-	const char *name = getenv("PYBOUNCER_USER");
-	struct passwd *user;
-	int capability;
-
-	if (!name || geteuid() != 0)
-		return;
-	user = getpwnam(name);
-	if (!user) {
-		fprintf(stderr, "pgbouncer: there is no user '%s'\n", name);
-		exit(1);
-	}
-	/* Ends at the first number that the kernel does not know. */
-	for (capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++)
-		if (prctl(PR_CAPBSET_DROP, capability) != 0)
-			break;
-	if (initgroups(name, user->pw_gid) != 0 ||
-	    setresgid(user->pw_gid, user->pw_gid, user->pw_gid) != 0 ||
-	    setresuid(user->pw_uid, user->pw_uid, user->pw_uid) != 0) {
-		fprintf(stderr, "pgbouncer: cannot become '%s': %s\n", name,
-			strerror(errno));
-		exit(1);
-	}
-}
-
 int main(int argc, char **argv)
 {
 	PyConfig config;
 	PyStatus status;
 
-	become_user();
 	PyConfig_InitIsolatedConfig(&config);
 	/* The arguments are ours; Python must not look for -c or -V in them. */
 	config.parse_argv = 0;

@@ -94,8 +94,10 @@ install -D -m 0644 "$stage/manuals/pybouncer.bash" \
 install -D -m 0644 "$stage/manuals/pybouncer.zsh" \
 	"$place/usr/share/zsh/vendor-completions/_pybouncer"
 
-# The unit: ours, with the file that /etc/default/pybouncer names.
-sed -e 's|^Environment=PGBOUNCER_INI=.*|Environment=PGBOUNCER_INI=/etc/pybouncer/pgbouncer.ini\nEnvironmentFile=-/etc/default/pybouncer|' \
+# The unit: our program whatever the alternative is, with the file that
+# /etc/default/pybouncer names.
+sed -e "s|^ExecStart=/usr/sbin/pgbouncer|ExecStart=$home/bin/pgbouncer|" \
+	-e 's|^Environment=PGBOUNCER_INI=.*|Environment=PGBOUNCER_INI=/etc/pybouncer/pgbouncer.ini\nEnvironmentFile=-/etc/default/pybouncer|' \
 	"$here/../systemd/pybouncer.service" >"$debian/pybouncer.service"
 echo 'd /run/pybouncer 0755 postgres postgres -' >"$debian/pybouncer.tmpfiles"
 cp "$source/CHANGELOG.md" "$debian/changes"
