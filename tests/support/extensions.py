@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PER_CONNECTION = (
     "bouncer/app.py",
     "bouncer/log.py",
+    "bouncer/log_json.py",
     "bouncer/pool/cancels.py",
     "bouncer/pool/keeper.py",
     "bouncer/pool/limits.py",
