@@ -71,18 +71,23 @@ $(BUILT): $(SOURCES) pyproject.toml | $(VENV)/installed
 demo: build
 	@$(BIN)/pybouncer demo
 
+# Files in their order, which is that of directories: those that wait come first, and
+# many small ones that work come last, so that all are done at the same time. xdist's own
+# order, files of few tests last, ended with one that waited for a minute, alone.
+WORKERS := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 # All that decides whether a change may go in.
 test: build $(VENV)/testable
-	$(PYTEST) $(POOLER_OPTION) -m "not slow" -n $(JOBS) --dist loadfile
+	$(PYTEST) $(POOLER_OPTION) -m "not slow" $(WORKERS)
 
 # With the build that checks itself: the relay, and live tests that open, share and end
 # connections in many ways. `make build` makes the release build again.
-CHECKED_TESTS := tests/relay tests/fuzz/test_relay.py $(addprefix tests/live/test_, \
-	adversity.py pool_life.py queueing.py takeover.py wells.py)
+CHECKED_TESTS := $(addprefix tests/live/test_, adversity.py pool_life.py queueing.py \
+	takeover.py wells.py) tests/relay tests/fuzz/test_relay.py
 
 checked:
 	$(MAKE) BOUNCER_DEBUG=1 build $(VENV)/testable
-	$(PYTEST) -m "not slow" -n $(JOBS) --dist loadfile $(CHECKED_TESTS)
+	$(PYTEST) -m "not slow" $(WORKERS) $(CHECKED_TESTS)
 
 lint: build $(VENV)/testable
 	$(PYTEST) tests/test_source.py tests/test_floors.py
