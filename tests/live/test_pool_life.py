@@ -73,7 +73,7 @@ def test_server_fast_close_takes_servers_from_idle_session_clients(pooler, fast)
         busy.execute("commit")
         if fast:
             with contextlib.suppress(psycopg.OperationalError):
-                wait_for(lambda: busy.execute("select 3") is None, 3)
+                wait_for(lambda: busy.execute("select 3") is None, 30)
             assert busy.closed
         else:
             assert busy.execute("select 3").fetchone() == (3,)
