@@ -8,6 +8,7 @@ columns is read, however little it is, and looked for further down.
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Final
 
 from bouncer.auth.ldap import LdapError, Options
@@ -16,6 +17,7 @@ from bouncer.config.hba import (
     HOSTNOSSL,
     HOSTSSL,
     LOCAL,
+    METHODS,
     TYPES,
     Address,
     BadLine,
@@ -23,7 +25,8 @@ from bouncer.config.hba import (
     HbaRules,
     Names,
 )
-from bouncer.config.ident import IdentMaps
+from bouncer.config.ident import IdentMaps, Problem
+from bouncer.config.masking import holds_secret
 from bouncer.config.tokens import Kind, Tokens
 
 KEYWORDS: Final = ("all", "sameuser", "samerole", "samegroup", "replication")
@@ -191,6 +194,57 @@ def fate(meant: Meant | None, number: int, lines: list[HbaLine]) -> str:
     if any(line.method == "trust" for line in there[:MOST]):
         return f"{text}: let in without a password"
     return text
+
+
+def further(number: int, line: str) -> list[str]:
+    """Return all that is wrong with a line that is skipped: nobody has read on there.
+
+    Its type may be misspelt; what has no type at all is no line.
+    """
+    tokens, found = Tokens(line), []
+    kind = tokens.text if tokens.is_bare(*TYPES) else near_type(tokens.text)
+    if not kind:
+        return []
+    tokens.next()
+    for _ in ("database", "user"):
+        column(tokens)
+    if kind != LOCAL:
+        try:
+            HbaRules("", "", IdentMaps()).address(number, tokens)
+        except BadLine as bad:
+            found.append(str(bad))
+            tokens.next()
+    if tokens.is_word() and not tokens.is_bare(*METHODS):
+        found.append(f"hba line {number}: unsupported method: buf={tokens.text}")
+    return [] if holds_secret(line) else found
+
+
+def every(text: str, problems: list[Problem]) -> list[Problem]:
+    """Return *problems*, and behind the first of each line all others that it has."""
+    texts, found = text.split("\n"), []
+    told = {problem.text for problem in problems}
+    for problem in problems:
+        if problem.text == f"could not parse hba config line {problem.line}":
+            more = further(problem.line, texts[problem.line - 1])
+            found += [Problem(problem.line, one) for one in more if one not in told]
+        found.append(problem)
+    return found
+
+
+def types_meant(text: str, problems: list[Problem]) -> dict[int, str]:
+    """Say which types were meant by the lines whose type is not known."""
+    texts, found = text.split("\n"), {}
+    for number in {problem.line for problem in problems}:
+        word = Tokens(texts[number - 1]).text
+        if word not in TYPES and (near := near_type(word)):
+            found[number] = f"did you mean {near}?"
+    return found
+
+
+def near_type(word: str) -> str:
+    """Return the type of line that *word* was probably meant to be, or nothing."""
+    near = get_close_matches(word.lower(), TYPES, 1, 0.75)
+    return near[0] if near else ""
 
 
 def fates(text: str, rules: HbaRules) -> dict[int, str]:

@@ -83,7 +83,7 @@ def parts(section: Section, text: str) -> Iterator[Pair | Mistake]:
         except BadConnstr as bad:
             rest = text[bad.position :]
         if not broken:
-            yield Mistake(ERROR, section.broken(), suggest.broken_pair(rest))
+            yield Mistake(ERROR, section.broken(), suggest.broken_pair(text, rest))
         broken = True
         word = WORD.match(rest)
         is_open = rest.partition("=")[2].lstrip(" ").startswith("'")

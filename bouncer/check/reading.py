@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bouncer.check import lines, suggest
-from bouncer.check.fallen import doubts, fates
+from bouncer.check.fallen import doubts, every, fates, types_meant
 from bouncer.check.findings import ERROR, WARNING, Finding
+from bouncer.check.spelling import NOT_REPLACED, placeholder
 from bouncer.check.strays import Junk, Strays, home_of, skipped
 from bouncer.config.entries import SECTIONS as LINES
 from bouncer.config.hba import HbaRules
@@ -57,8 +58,9 @@ class PatientFile(IniFile):
             try:
                 going = self.step()
             except IniError as error:
-                self.sink.broken(error)
+                start = self.text.rfind("\n", 0, self.position) + 1
                 self.skip(REST_OF_LINE)
+                self.sink.broken(error, self.text[start : self.position])
 
     def nested(self, name: str, place: Place) -> None:
         """Read an included file."""
@@ -134,8 +136,8 @@ class PatientLoader(Loader):
         finding = Finding(level, text, place.file, place.line, setting, hint)
         self.findings.append(finding)
 
-    def broken(self, error: IniError) -> None:
-        """Take a mistake of the grammar."""
+    def broken(self, error: IniError, line: str) -> None:
+        """Take a mistake of the grammar, which is in *line*."""
         text = error.lines[0].replace(f" in configuration ({error.place})", "")
         text = text.replace(f" ({error.place})", "").removesuffix(", stopping loading")
         if "syntax" not in text:
@@ -144,6 +146,8 @@ class PatientLoader(Loader):
         hint = "an item is key = value; keys may stand in '...', not in \"...\""
         if error.place.line == 1 and has_mark(error.place.file):
             hint = "the file begins with a byte order mark: save it without"
+        elif found := placeholder(line.partition("=")[0]):
+            hint = f"{found}: {NOT_REPLACED}"
         self.find(ERROR, text, error.place, hint=hint)
         self.junk.begin()
 
@@ -330,12 +334,14 @@ def read_hba(reading: Reading, settings: Any) -> None:
     if path is not None:
         text = read_or_complain(reading, "auth_ident_file", path, "there are no maps")
         reading.ident = IdentMaps(text or "")
-        reading.findings += skipped(reading.ident.problems, {}, path)
+        reading.findings += skipped(reading.ident.problems, path, {}, {})
     path = settings.auth_hba_file
     text = read_or_complain(reading, "auth_hba_file", path, "nobody can log in")
     reading.hba = HbaRules(text or "", path, reading.ident)
     what_follows = fates(text or "", reading.hba)
-    reading.findings += skipped(reading.hba.problems, what_follows, path)
+    problems = every(text or "", reading.hba.problems)
+    meant = types_meant(text or "", problems)
+    reading.findings += skipped(problems, path, what_follows, meant)
     users = reading.userlist.secrets if reading.userlist is not None else {}
     known = reading.config.databases, users
     for line, what, hint in doubts(text or "", reading.hba, known):

@@ -114,11 +114,12 @@ class Strays:
 
 
 def skipped(
-    problems: list[Problem], fates: dict[int, str], path: str
+    problems: list[Problem], path: str, fates: dict[int, str], types: dict[int, str]
 ) -> Iterator[Finding]:
     """Tell of the lines of an HBA or ident file that are skipped, equal ones once.
 
-    *fates* is what becomes of those whom a line was written for.
+    *fates* is what becomes of those whom a line was written for, *types* are the types
+    that were meant.
     """
     lines: dict[int, list[str]] = {}
     for problem in problems:
@@ -127,6 +128,7 @@ def skipped(
         number: (
             [re.sub(rf"\b{number}\b", "", one) for one in texts],
             fates.get(number),
+            types.get(number),
         )
         for number, texts in lines.items()
     }
@@ -142,7 +144,8 @@ def skipped(
         for number in run:
             *first, last = lines[number]
             for text in first:
-                yield Finding(WARNING, text, path, number, suggestion=meant(text))
+                hint = types.get(number, "") if "type" in text else meant(text)
+                yield Finding(WARNING, text, path, number, suggestion=hint)
             hint = fates.get(number) or meant(last)
             yield Finding(WARNING, last, path, number, suggestion=hint)
 

@@ -170,8 +170,10 @@ def pair_key(keys: Iterable[str], word: str) -> str:
     return f"did you mean {known}?" if known else close(word, keys)
 
 
-def broken_pair(rest: str) -> str:
-    """What to say about a line that is no list of pairs from *rest* on."""
+def broken_pair(text: str, rest: str) -> str:
+    """What to say about a line *text* that is no list of pairs from *rest* on."""
+    if found := placeholder(text):
+        return f"{found}: {NOT_REPLACED}"
     if "://" in rest:
         return "no URL: host=NAME port=NUMBER dbname=NAME"
     if "='" in rest and rest.count("'") % 2:

@@ -276,3 +276,29 @@ def test_method_of_an_hba_line_comes_with_what_was_meant(
 ):
     (_, said), _ = of_hba(write, here, f"host all all all {method}\n")
     assert said.partition(" | ")[2] == meant
+
+
+def test_every_mistake_of_an_hba_line_is_told(write, here):  # noqa: F811
+    """Reading stopped at the first of a line."""
+    text = "hosts all all 10.0.0.300/8 scram-sha256\nhost all all 10.0.0.300 gss\n"
+    assert [said for _, said in of_hba(write, here, text)] == [
+        "hba line 1: unknown type | did you mean host?",
+        "hba line 1: failed to parse address - 10.0.0.300 | ",
+        "hba line 1: unsupported method: buf=scram-sha256 | "
+        "did you mean scram-sha-256?",
+        "could not parse hba config line 1 | "
+        "whoever it is for: refused, no line behind it fits",
+        "hba line 2: failed to parse address - 10.0.0.300 | ",
+        "hba line 2: unsupported method: buf=gss | ",
+        "could not parse hba config line 2 | "
+        "whoever it is for: refused, no line behind it fits",
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["${DB} = host=h", "[databases]\na = host=h user=u password=$(cat /run/pw)"],
+)
+def test_variable_that_breaks_a_line_is_named(write, line):  # noqa: F811
+    _, texts = found(write(f"{line}\n"))
+    assert "nothing is replaced in here" in texts[0]
