@@ -11,6 +11,8 @@ from bouncer.check.findings import ERROR, WARNING, Finding, at
 from bouncer.check.reading import Reading, source_of
 from bouncer.check.spelling import NOT_REPLACED, in_quotes, odd_words, placeholder
 from bouncer.check.suggest import COMMENT_BEHIND, word_of
+from bouncer.config.entries import read_database
+from bouncer.config.ini import Refused
 from bouncer.config.masking import without_secrets
 from bouncer.config.params import PARAMS, ROWS, Kind
 from bouncer.config.queries import (
@@ -339,7 +341,7 @@ def names(reading: Reading) -> Iterator[Finding]:
     if not config.databases and config.autodb is None and not failed:
         file = reading.config.settings.conffile or ""
         yield Finding(WARNING, "there are no databases", file)
-    for database in config.databases.values():
+    for database in all_databases(reading):
         yield from addresses(database)
         dbname = database.auth_dbname
         if dbname == "pgbouncer" or (
@@ -347,6 +349,18 @@ def names(reading: Reading) -> Iterator[Finding]:
         ):
             text = f'auth_dbname: there is no database "{dbname}"'
             yield about_line(database.source, database.name, text)
+
+
+def all_databases(reading: Reading) -> Iterator[Database]:
+    """Yield the databases, and what `*` makes of a name, if it can be read."""
+    config = reading.config
+    yield from config.databases.values()
+    star = config.autodb
+    if star is not None:
+        try:
+            yield read_database("*", star.text, star.source, None, lambda text: None)
+        except Refused:
+            pass  # that is told with its line
 
 
 def addresses(database: Database) -> Iterator[Finding]:
@@ -382,6 +396,9 @@ def peers(reading: Reading) -> Iterator[Finding]:
         source = next(iter(config.peers.values())).source
         text = "there are peers, but this process has no peer_id"
         yield about_line(source, "peers", text, "set peer_id")
+    for peer in config.peers.values():
+        if peer.port not in PORTS:
+            yield about_line(peer.source, str(peer.id), f"{peer.port} is not a port")
     if s.peer_id and not config.peers:
         yield about(reading, "peer_id", "there are no [peers] to pass cancels on to")
     if s.so_reuseport and not s.peer_id:

@@ -208,6 +208,8 @@ def further(number: int, line: str) -> list[str]:
     tokens.next()
     for _ in ("database", "user"):
         column(tokens)
+        if not tokens.is_word():
+            return []
     if kind != LOCAL:
         try:
             HbaRules("", "", IdentMaps()).address(number, tokens)

@@ -70,6 +70,8 @@ def test_free_text_behind_a_mistake_is_one_mistake(write):  # noqa: F811
         ("a = host=postgres://h/shop", "URL"),
         ("* = host=h port=5x", "read as 5"),
         ("* = hots=h", "host"),
+        ("* = host=h port=70000", "70000 is not a port"),
+        ("* = host=a,,b", "empty host"),
     ],
 )
 def test_what_is_read_but_not_meant_is_a_warning(write, line, text):  # noqa: F811
@@ -77,6 +79,11 @@ def test_what_is_read_but_not_meant_is_a_warning(write, line, text):  # noqa: F8
     said = of_line(write, line)
     assert [one for one in said if text in one[1]]
     assert {level for level, _ in said} == {WARNING}
+
+
+def test_port_of_a_peer_is_looked_at(write):  # noqa: F811
+    said = of_line(write, "1 = host=h port=70000", "peers")
+    assert (WARNING, "70000 is not a port | ") in said
 
 
 @pytest.mark.parametrize(
