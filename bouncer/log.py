@@ -391,13 +391,15 @@ class Log:
     def to_syslog(self, level: Level, text: str) -> None:
         """Send one line to the syslog daemon."""
         assert self.syslog is not None
+        self.syslog.put(
+            self.for_syslog(level, text), lambda told: self.for_syslog(WARNING, told)
+        )
+
+    def for_syslog(self, level: Level, text: str) -> bytes:
+        """Give a line as syslog daemons take it."""
         code = self.facility << 3 | level.priority
         ident = f"{self.syslog_ident}[{_clock.pid}]"
-
-        def shaped(text: str) -> bytes:
-            return encode(f"<{code}>{_clock.syslog_date} {ident}: {text}")
-
-        self.syslog.put(shaped(text), shaped)
+        return encode(f"<{code}>{_clock.syslog_date} {ident}: {text}")
 
     def to_journal(self, level: Level, text: str) -> None:
         """Send one line to journald, instead of to stderr."""
