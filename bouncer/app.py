@@ -369,9 +369,9 @@ class Bouncer:
 
     def set(self, key: str, value: str) -> list[str]:
         """The console's SET; returns notices."""
-        fresh = self.settings.with_value(key, value)
-        needed.require(fresh, self.hba)
-        self.settings = self.config.settings = fresh
+        settings = self.settings.with_value(key, value)
+        needed.require(settings, self.hba)
+        self.settings = self.config.settings = settings
         self.settings_changed()
         if "_tls_" in key or "_tls13_" in key:
             try:
