@@ -26,6 +26,8 @@ class Line(list):  # type: ignore[type-arg]
 class Login:
     """A server that logs in: as much of it as policy looks at."""
 
+    prefix, address_text = "S-1: db/user@host", "host:5432"
+
     def __init__(self, poller: Any, fd: int, app: Any, pool: Any) -> None:
         self.app, self.pool = app, pool
         self.state = self.replication = 0

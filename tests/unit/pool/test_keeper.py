@@ -1,5 +1,6 @@
 """What a pool does about its logins; on a clock that tests turn, without sockets."""
 
+import errno
 from types import SimpleNamespace
 
 import pytest
@@ -76,7 +77,7 @@ def test_changed_entry_is_another_target() -> None:
 def test_lack_of_our_own_is_no_failure_of_the_host() -> None:
     world = world_of()
     world.wait()
-    world.keeper.out_of_means(world.pool.login[0])
+    world.keeper.out_of_means(world.pool.login[0], errno.EMFILE)
     assert not world.pool.failed
     world.turn(0.1)
     assert world.logins == ""
