@@ -5,7 +5,6 @@ process. Whatever it would only then import is not there, or is another version'
 """
 
 import http.client
-import importlib.metadata
 import os
 import shutil
 import signal
@@ -46,14 +45,7 @@ SHOWN = """active_sockets clients config databases dns_hosts dns_zones fds help 
 def installation(lab: Ground) -> Path:
     """A directory with everything that the pooler imports from outside of Python."""
     directory: Path = lab.directory() / "installed"
-    subprocess.run([sys.executable, COLLECT, directory], check=True)
-    for name in FOREIGN:
-        for entry in importlib.metadata.distribution(name).files or ():
-            path = Path(str(entry.locate()))
-            if path.suffix in (".py", ".so") and ".." not in entry.parts:
-                target = directory / str(entry)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+    subprocess.run([sys.executable, COLLECT, directory, *FOREIGN], check=True)
     lab.identity.own(directory.parent)
     return directory
 

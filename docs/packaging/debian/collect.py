@@ -1,8 +1,8 @@
-"""Copy what runs into the package's private directory: `collect.py DIR`.
+"""Copy what runs into the package's private directory: `collect.py DIR [MORE...]`.
 
 Run by the interpreter of the environment that everything was built and tested in: our
 own modules, as compiled for it, and the distributions that Debian has not, or has too
-old, with their licences. Nothing that only a compiler reads is copied.
+old, with their licences; MORE names others. Nothing that only a compiler reads is copied.
 """
 
 import shutil
@@ -62,7 +62,7 @@ def main() -> None:
     """Collect everything."""
     target = Path(sys.argv[1])
     collect_ours(target)
-    for name in CARRIED:
+    for name in (*CARRIED, *sys.argv[2:]):
         collect_carried(name, target)
 
 

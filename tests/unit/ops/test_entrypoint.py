@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -117,6 +118,24 @@ def test_user_is_not_forced_where_others_would_get_its_rights(
     image.configure(**{**ONE, "MIN_POOL_SIZE": "3", **more})
     line = image.path.read_text().splitlines()[1]
     assert "auth_user=u" in line and " user=" not in line
+
+
+def test_compose_file_gives_the_image_a_configuration(image: Image) -> None:
+    """The files beside entrypoint.py and what they say of ports and probes fit it."""
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML: pip install pyyaml")
+    text = PATH.with_name("compose.yml").read_text()
+    services = yaml.safe_load(re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text))["services"]
+    pooler = services["pooler"]
+    conf = image.configure(**pooler["environment"])
+    app = conf.databases["app"]
+    server = services["postgres"]["environment"]
+    assert (app.host, app.port, app.user) == ("postgres", 5432, "app")
+    assert image.users == {"app": server["POSTGRES_PASSWORD"]}
+    assert pooler["ports"] == [f"127.0.0.1:6432:{conf.settings.listen_port}"]
+    health = conf.settings.health_listen.rpartition(":")[2]
+    assert f"127.0.0.1:{health}/live" in pooler["healthcheck"]["test"][-1]
+    assert f'targets: ["pooler:{health}"]' in text
+    assert (ROOT / pooler["build"]["dockerfile"]).exists()
 
 
 def test_settings_of_ours_have_their_own_section(image: Image) -> None:
