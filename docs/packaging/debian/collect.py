@@ -2,7 +2,7 @@
 
 Run by the interpreter of the environment that everything was built and tested in: our
 own modules, as compiled for it, and the distributions that Debian has not, or has too
-old, with their licences; MORE names others. Nothing that only a compiler reads is copied.
+old, with their licences; MORE names others. What only a compiler reads is not copied.
 """
 
 import shutil
