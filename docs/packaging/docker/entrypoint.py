@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
+from bouncer.config.load import BESIDE
 from bouncer.config.params import OURS, ROWS
 
 CONFIG = "/etc/pgbouncer/pgbouncer.ini"
@@ -229,7 +230,7 @@ def settings(env: Environment, auth_file: str) -> dict[str, str]:
 
 
 def our_settings(env: Environment) -> dict[str, str]:
-    """Return what goes into [pybouncer]: PYBOUNCER_HEALTH_LISTEN and so on."""
+    """Return what goes into [pybouncer]: of PYBOUNCER_HEALTH_LISTEN and so on."""
     names = [row.name for row in ROWS if row.section == OURS]
     told = {
         name: env.get(f"PYBOUNCER_{name.upper()}", f"PGBOUNCER_{name.upper()}")
@@ -283,9 +284,10 @@ def configure(env: Environment, path: str) -> None:
         write(auth_file, userlist(env, users))
     text = "[databases]\n" + "".join(f"{line}\n" for line in lines)
     text += section("pgbouncer", chosen)
-    if ours := our_settings(env):
-        text += section("pybouncer", ours)
     write(path, text)
+    # Beside it, so that PgBouncer could start on the file itself.
+    if ours := our_settings(env):
+        write(path + BESIDE, section("pybouncer", ours))
 
 
 def wait_for(env: Environment) -> None:
