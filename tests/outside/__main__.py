@@ -46,7 +46,7 @@ def row(one: Outcome) -> str:
 def details(one: Outcome) -> Iterator[str]:
     """What there is to say of an outcome besides its numbers."""
     for test, reason in one.expected.items():
-        yield f"  expected  {one.name}: {test}: {reason}"
+        yield f"  expected  {one.name}: {test}: {reason} [{one.told.get(test, '')}]"
     for test, why in one.unexpected.items():
         yield f"  FAILED    {one.name}: {test}: {why}"
     for test in one.mended:

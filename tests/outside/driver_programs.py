@@ -3,7 +3,8 @@
 The programs are in `programs`, whose README.md says what each does. What a copy prints
 through us must be what it prints directly, line by line. Where the mode lets them share
 the pools have fewer servers than the copies have connections: one for each copy, which
-may be asleep, and one for who wakes it.
+may be asleep, and one more. And one copy is alone with a pool of one server: there is
+nothing that could differ by which server comes.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.outside.driver_reasons import OF_PROGRAMS
+from tests.outside.driver_java import JAVA, jars
 from tests.outside.driver_suites import GO, of_libpq, python_of_suites
 from tests.outside.frame import PASSED, Outcome, Place, judge
 from tests.support.ground import Unusable
@@ -24,9 +25,54 @@ from tests.support.ground import Unusable
 PROGRAMS = Path(__file__).with_name("programs")
 COPIES = 3
 LONGEST = 120  # seconds that the copies may take
-JARS = (Path("/usr/share/java/postgresql.jar"),)
-WAYS = (("session", 200), ("session", 0), ("transaction", 200), ("transaction", 0))
 NODE = Path("node") / "node_modules"  # in the cache, by .ci/run
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pooler to play the programs through."""
+
+    mode: str
+    statements: int  # max_prepared_statements
+    copies: int = COPIES
+
+    @property
+    def name(self) -> str:
+        """What its outcomes are called."""
+        alone = " alone" if self.copies == 1 else ""
+        return f"{self.mode} {self.statements}{alone}"
+
+    @property
+    def servers(self) -> int:
+        """Between how many servers a connection comes and goes."""
+        return 1 if self.mode == "session" or self.copies == 1 else self.copies + 1
+
+    @property
+    def ini(self) -> dict[str, object]:
+        """Its settings. In a session three copies hold up to five servers each."""
+        return {
+            "pool_mode": self.mode,
+            "max_prepared_statements": self.statements,
+            "default_pool_size": 24 if self.mode == "session" else self.servers,
+        }
+
+    def environment(self, copy: int) -> dict[str, str]:
+        """What a program is told of it: see README.md."""
+        return {
+            "PGAPPNAME": f"app_{copy}",
+            "APP_ID": str(copy),
+            "APP_SESSION": str(int(self.mode == "session")),
+            "APP_BLOCKS": str(int(self.mode != "statement")),
+            "APP_SERVERS": str(self.servers),
+        }
+
+
+POOLS = (
+    *(Pool("session", 200), Pool("session", 0)),
+    *(Pool("transaction", 200), Pool("transaction", 0)),
+    *(Pool("transaction", 200, 1), Pool("transaction", 0, 1)),
+    *(Pool("statement", 200), Pool("statement", 0)),
+)
 
 
 @dataclass(frozen=True)
@@ -38,20 +84,26 @@ class Driver:
     named: tuple[tuple[str, ...], ...] = ()
     unnamed: tuple[tuple[str, ...], ...] = ()
     build: tuple[str, ...] = ()
+    # Whether it can do without blocks of its own, for statement pooling.
+    single: bool = False
+
+    def plays(self, way: tuple[str, ...], pool: Pool) -> bool:
+        """Whether *way* can be asked of *pool*."""
+        follows = pool.mode == "session" or pool.statements > 0
+        return (follows or way in self.unnamed) and (
+            self.single or pool.mode != "statement"
+        )
 
 
-JAVA = ("java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-
-
-def jdbc(jar: Path, place: str) -> Driver:
-    """pgjdbc out of *jar*."""
+def jdbc(jar: str, place: str) -> Driver:
+    """pgjdbc out of *jar*, in all of its query modes."""
     return Driver(
         (*JAVA, "-cp", f"{jar}:{{built}}/{place}", "App"),
         named=(("extended", "1"), ("extended", "5"), ("extendedCacheEverything", "1"))
         + (("extendedForPrepared", "2"),),
         unnamed=(("simple", "0"), ("extended", "0"), ("extendedForPrepared", "0")),
-        build=("javac", "-cp", str(jar), "-d", f"{{built}}/{place}")
-        + ("{programs}/App.java",),
+        build=("javac", "-cp", jar, "-d", f"{{built}}/{place}", "{programs}/App.java"),
+        single=True,
     )
 
 
@@ -65,7 +117,8 @@ def go(name: str, **ways: tuple[tuple[str, ...], ...]) -> Driver:
 DRIVERS = {
     "lib/pq": go("libpq", named=(("no",), ("yes",))),
     "pgx": go("pgx", named=(("prepare",), ("describe",)), unnamed=(("simple",),)),
-    "JDBC": jdbc(JARS[0], "jdbc"),
+    "JDBC": jdbc("{jar}", "jdbc"),
+    "JDBC newer": jdbc("{newer_jar}", "newer"),
     "psycopg": Driver(
         ("{python}", "{programs}/with_psycopg.py"),
         named=(("0", "text"), ("5", "binary")),
@@ -109,6 +162,9 @@ class Programs:
 
     def build(self, driver: Driver) -> None:
         """Compile a driver's program, if need be."""
+        if JAVA[0] in driver.command:
+            paths = jars(self.place).items()
+            self.names |= {name: str(path) for name, path in paths}
         if not driver.build:
             return
         try:
@@ -123,16 +179,11 @@ class Programs:
         if done.returncode:
             raise Unusable(done.stderr[-1000:])
 
-    def told(self, driver: Driver, way: Sequence[str], port: int, mode: str) -> str:
+    def told(self, driver: Driver, way: Sequence[str], port: int, pool: Pool) -> str:
         """What the copies print, one behind the other."""
         copies = []
-        for number in range(COPIES):
-            more = {
-                **of_libpq(port, "p0"),
-                "PGAPPNAME": f"app_{number}",
-                "APP_ID": str(number),
-                "APP_SESSION": "1" if mode == "session" else "0",
-            }
+        for number in range(pool.copies):
+            more = {**of_libpq(port, "p0"), **pool.environment(number)}
             copies.append(
                 subprocess.Popen(
                     self.words([*driver.command, *way]),
@@ -167,35 +218,37 @@ def difference(direct: str, ours: str) -> str:
     return next((f"{two!r}, not {one!r}" for one, two in pairs if one != two), "more")
 
 
-def play(programs: Programs, name: str, ports: dict[tuple[str, int], int]) -> Outcome:
-    """One driver, in each of its ways through each pooler."""
+def play(programs: Programs, name: str, ports: dict[Pool, int]) -> Iterator[Outcome]:
+    """One driver, in each of its ways through each pooler.
+
+    It is a fault of the program, or of the machine, when it does not work directly.
+    """
     driver, begin = DRIVERS[name], time.monotonic()
     programs.build(driver)
     direct, ours = {}, {}
     for way in [*driver.named, *driver.unnamed]:
-        for mode in ("session", "transaction"):
-            port = programs.place.ground.postgresql.port
-            told = programs.told(driver, way, port, mode)
-            for through, statements in WAYS:
-                if through != mode:
-                    continue
-                if (through, statements) == ("transaction", 0) and way in driver.named:
-                    continue
-                label = f"{' '.join(way)} {mode} {statements}".strip()
-                fine = told.count("exit status 0\n") == COPIES
-                direct[label] = PASSED if fine else told[-300:]
-                got = programs.told(driver, way, ports[through, statements], mode)
-                ours[label] = difference(told, got)
+        known: dict[tuple[str, int], str] = {}  # what is said without a pooler
+        for pool in POOLS:
+            if not driver.plays(way, pool):
+                continue
+            kind = (pool.mode, pool.servers)
+            if kind not in known:
+                port = programs.place.ground.postgresql.port
+                known[kind] = programs.told(driver, way, port, pool)
+            told = known[kind]
+            label = " ".join([*way, pool.name])
+            fine = told.count("exit status 0\n") == pool.copies
+            direct[label] = PASSED if fine else told[-300:]
+            ours[label] = difference(
+                told, programs.told(driver, way, ports[pool], pool)
+            )
         if programs.place.short:
             break
-    reasons = {
-        key.removeprefix(f"{name}: "): why
-        for key, why in OF_PROGRAMS.items()
-        if key.startswith(f"{name}: ")
-    }
     seconds = time.monotonic() - begin
     label = f"program, {name}"
-    return judge(label, direct, ours, reasons, seconds, not programs.place.short)
+    yield judge(label, direct, ours, {}, seconds)
+    if broken := {f"{way}, directly": why for way, why in direct.items() if why}:
+        yield Outcome(label, 0, 0, 0, {}, broken)
 
 
 def program(place: Place, name: str) -> Iterator[Outcome]:
@@ -204,14 +257,10 @@ def program(place: Place, name: str) -> Iterator[Outcome]:
     users = {"postgres": "", "admin": ""}
     with contextlib.ExitStack() as stack:
         poolers = [
-            stack.enter_context(place.pooler(ini(*way), users=users)) for way in WAYS
+            stack.enter_context(place.pooler(pool.ini, users=users)) for pool in POOLS
         ]
-        ports = {way: pooler.port for way, pooler in zip(WAYS, poolers, strict=True)}
-        outcome = play(made, name, ports)
-    yield outcome
-    if outcome.direct < outcome.total:
-        broken = {name: "its program does not work directly"}
-        yield Outcome(f"program, {name}", 0, 0, 0, {}, broken)
+        ports = {pool: one.port for pool, one in zip(POOLS, poolers, strict=True)}
+        yield from play(made, name, ports)
 
 
 def parts() -> dict[str, Callable[[Place], Iterator[Outcome]]]:
@@ -221,13 +270,4 @@ def parts() -> dict[str, Callable[[Place], Iterator[Outcome]]]:
             program, name=name
         )
         for name in DRIVERS
-    }
-
-
-def ini(mode: str, statements: int) -> dict[str, object]:
-    """Settings of a pooler. In a session three copies hold up to five servers each."""
-    return {
-        "pool_mode": mode,
-        "max_prepared_statements": statements,
-        "default_pool_size": 24 if mode == "session" else COPIES + 1,
     }

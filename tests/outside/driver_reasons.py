@@ -11,8 +11,6 @@ BY_SQL = "EXECUTE or DEALLOCATE by SQL of a name that was prepared by the protoc
 LUCK = SOMETIMES + "whether an error arrives before all is sent, one hop more away"
 # A text is parsed once for each server, whoever prepared it, and whenever.
 EACH_SERVER = SOMETIMES + "each server of a pool refuses a changed table once"
-# Open: who described a statement before the change is not told of it there.
-OTHER_COLUMNS = SOMETIMES + "a Bind on a server that has parsed the changed table"
 
 # (suite, mode): the mode is empty where the reason holds for every pool mode.
 REASONS: Mapping[tuple[str, str], Mapping[str, str]] = {
@@ -62,21 +60,4 @@ REASONS: Mapping[tuple[str, str], Mapping[str, str]] = {
         "TestStmtCacheInvalidationConn": BY_SQL,
         "TestStmtCacheInvalidationTx": BY_SQL,
     },
-}
-
-# Of programs: driver: way, mode, max_prepared_statements.
-OF_PROGRAMS: Mapping[str, str] = {
-    "lib/pq: no transaction 200": EACH_SERVER,
-    "lib/pq: yes transaction 200": EACH_SERVER,
-    "pgx: prepare transaction 200": BY_SQL,
-    "JDBC: extended 1 transaction 200": OTHER_COLUMNS,
-    "JDBC: extended 5 transaction 200": OTHER_COLUMNS,
-    "JDBC: extendedCacheEverything 1 transaction 200": OTHER_COLUMNS,
-    "JDBC: extendedForPrepared 2 transaction 200": OTHER_COLUMNS,
-    "psycopg: 0 text transaction 200": EACH_SERVER,
-    "psycopg: 5 binary transaction 200": EACH_SERVER,
-    "ruby-pg: named transaction 200": EACH_SERVER,
-    "PDO: native transaction 200": BY_SQL,
-    "DBD::Pg: 1 transaction 200": EACH_SERVER,
-    "node-postgres: named transaction 200": EACH_SERVER,
 }

@@ -75,6 +75,8 @@ class Way:
             "max_client_conn": 500,
             # What lib/pq and asyncpg's tests of notices say at startup.
             "ignore_startup_parameters": "extra_float_digits, client_min_messages",
+            # Parameters that they set for a connection, and find there later.
+            "track_extra_parameters": "search_path, work_mem",
             "log_connections": 0,
             "log_disconnections": 0,
         }

@@ -33,6 +33,7 @@ class Outcome:
     unexpected: Mapping[str, str] = field(default_factory=dict)  # test: what was wrong
     mended: tuple[str, ...] = ()  # expected failures that did not fail
     seconds: float = 0.0
+    told: Mapping[str, str] = field(default_factory=dict)  # expected: what was wrong
 
     @property
     def is_right(self) -> bool:
@@ -75,6 +76,7 @@ def judge(
         {test: why for test, why in failed.items() if test not in may_fail},
         tuple(mended),
         seconds,
+        {test: why for test, why in failed.items() if test in may_fail},
     )
 
 

@@ -11,6 +11,7 @@ import java.sql.SQLException;
 import java.sql.Savepoint;
 import java.sql.Statement;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Properties;
 import org.postgresql.PGConnection;
 import org.postgresql.PGNotification;
@@ -19,6 +20,10 @@ import org.postgresql.copy.CopyManager;
 public class App {
     static final String TABLE = "app_" + System.getenv("APP_ID");
     static final boolean SESSION = "1".equals(System.getenv("APP_SESSION"));
+    static final boolean BLOCKS = !"0".equals(System.getenv("APP_BLOCKS"));
+    static final int SERVERS = Integer.parseInt(System.getenv("APP_SERVERS"));
+    // What a server says that has parsed the statement before or after the change.
+    static final List<String> CHANGED = List.of("fine", "0A000", "08P01");
     static String mode, threshold;
 
     interface Step {
@@ -71,13 +76,7 @@ public class App {
         }
     }
 
-    static void basics(Connection c) throws Exception {
-        run(c, "set client_min_messages = warning");
-        run(c, "drop table if exists " + TABLE);
-        run(c, "create table " + TABLE + " (n int primary key, t text)");
-        int total = 0;
-        for (int n = 0; n < 20; n++) total += number(c, "select ?::int + 1", n);
-        System.out.println("autocommit: " + total);
+    static void transaction(Connection c) throws Exception {
         c.setAutoCommit(false);
         insert(c, 1, "one");
         Savepoint here = c.setSavepoint();
@@ -87,6 +86,21 @@ public class App {
         c.commit();
         c.setAutoCommit(true);
         System.out.println("transaction: " + failed + " " + number(c, "select count(*) from " + TABLE));
+    }
+
+    static void basics(Connection c) throws Exception {
+        run(c, "set client_min_messages = warning");
+        run(c, "drop table if exists " + TABLE);
+        run(c, "create table " + TABLE + " (n int primary key, t text)");
+        int total = 0;
+        for (int n = 0; n < 20; n++) total += number(c, "select ?::int + 1", n);
+        System.out.println("autocommit: " + total);
+        if (BLOCKS) {
+            transaction(c);
+        } else {
+            insert(c, 1, "one");
+            insert(c, 2, "two");
+        }
         total = 0;
         try (PreparedStatement asked = c.prepareStatement("select ?::int from " + TABLE + " where n = ?")) {
             for (int n = 0; n < 120; n++) {
@@ -106,11 +120,28 @@ public class App {
         try (Connection other = open()) {
             run(other, "alter table " + TABLE + " add more int default 3");
         }
-        System.out.println("changed: " + state(() -> number(c, sql, 1)) + " " + number(c, sql, 1));
-        c.setAutoCommit(false);
+        String told = state(() -> number(c, sql, 1));
+        boolean shared = SERVERS > 1 && CHANGED.contains(told);
+        System.out.println("changed: " + (shared ? "as servers are shared" : told));
+        // As an application does: with a new connection, which has described nothing yet.
+        int refused = 0;
+        try (Connection other = open()) {
+            for (int n = 0; n < 8 + SERVERS; n++) {
+                if (!state(() -> number(other, sql, 1)).equals("fine")) refused++;
+            }
+            System.out.println("changed, after: " + (refused <= SERVERS ? "" : refused) + number(other, sql, 2));
+        }
+    }
+
+    static void resets(Connection c) throws Exception {
+        String sql = "select n from " + TABLE + " where n = ?";
         for (int n = 0; n < 8; n++) number(c, sql, 1);
-        c.commit();
-        c.setAutoCommit(true);
+        if (BLOCKS) {
+            c.setAutoCommit(false);
+            for (int n = 0; n < 8; n++) number(c, sql, 1);
+            c.commit();
+            c.setAutoCommit(true);
+        }
         run(c, "discard all");
         System.out.println("reset: " + state(() -> number(c, "select ?::int", 7)) + " " + number(c, sql, 2));
         run(c, "deallocate all");
@@ -204,7 +235,8 @@ public class App {
         try (Connection c = open()) {
             basics(c);
             changed(c);
-            cursors(c);
+            resets(c);
+            if (BLOCKS) cursors(c);
             if (!mode.equals("simple") || !SESSION) copies(c);
             batches(c);
             cancels(c);

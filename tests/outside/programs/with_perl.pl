@@ -6,7 +6,7 @@ use DBD::Pg qw(:async);
 use List::Util qw(sum);
 
 $| = 1;
-my ($id, $session) = @ENV{qw(APP_ID APP_SESSION)};
+my ($id, $session, $servers) = @ENV{qw(APP_ID APP_SESSION APP_SERVERS)};
 my $table = "app_$id";
 my $server_prepare = shift @ARGV;
 
@@ -47,10 +47,14 @@ $statement = $dbh->prepare("select * from $table where n = ?");
 $statement->execute(1), $statement->finish for 1 .. 3;
 my $other = connected();
 $other->do("alter table $table add more int default 3");
-print "changed: ", state_of($dbh, sub { $statement->execute(1) }), "\n";
-undef $statement;
-$statement = $dbh->prepare("select * from $table where n = ?");
-$statement->execute(1);
+$failed = state_of($dbh, sub { $statement->execute(1) });
+$failed = "as servers are shared" if $servers > 1 && $failed =~ /^(fine|0A000)$/;
+print "changed: $failed\n";
+for (0 .. $servers) {
+    undef $statement;
+    $statement = $dbh->prepare("select * from $table where n = ?");
+    last if state_of($dbh, sub { $statement->execute(1) }) eq "fine";
+}
 print "changed, after: @{$statement->fetchrow_arrayref}\n";
 $statement->finish;
 undef $statement;

@@ -2,6 +2,7 @@
 // PDO: see README.md. Argument: native, emulated or unnamed.
 $table = 'app_' . getenv('APP_ID');
 $how = $argv[1];
+$servers = (int) getenv('APP_SERVERS');
 
 function connected(string $how): PDO
 {
@@ -60,14 +61,22 @@ $statement->execute([1]);
 $statement->fetchAll();
 $other = connected($how);
 $other->exec("alter table $table add more int default 3");
-if ($how !== 'native') {
+if ($how !== 'native' || $servers > 1) {
     // PHP itself crashes where a result has more columns than the one before.
     $statement = $pdo->prepare("select * from $table where n = ?");
 }
-echo 'changed: ', state(fn() => $statement->execute([1])), "\n";
-unset($statement);
-$statement = $pdo->prepare("select * from $table where n = ?");
-$statement->execute([1]);
+$told = state(fn() => $statement->execute([1]));
+if ($servers > 1 && in_array($told, ['fine', '0A000'])) {
+    $told = 'as servers are shared';
+}
+echo "changed: $told\n";
+for ($n = 0; $n <= $servers; $n++) {
+    unset($statement);
+    $statement = $pdo->prepare("select * from $table where n = ?");
+    if (state(fn() => $statement->execute([1])) === 'fine') {
+        break;
+    }
+}
 echo 'changed, after: ', implode(' ', $statement->fetch(PDO::FETCH_NUM)), "\n";
 unset($statement);
 $pdo->exec('discard all');
