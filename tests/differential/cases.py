@@ -333,6 +333,27 @@ PIPELINES = {
     "2d DEALLOCATE in a skipped message": (
         'P("k","select 5") S | P("","selec") P("","deallocate all") B E S B("","k") E S'
     ),
+    "2d as Npgsql does, unprepared": " & ".join(
+        f'Q("DISCARD ALL") P("","select $1::int") B("","","{n}") D("P","") E S'
+        f' | @ P("","select $1::int") B("","","{n}") D("P","") E'
+        f' P("","select $1::text") B("","","{n}") D("P","") E S'
+        for n in (1, 2, 3)
+    ),
+    "2d as Npgsql does, a batch that fails": " & ".join(
+        f'Q("DISCARD ALL") P("","select $1::int") B("","","{n}") D("P","") E'
+        f' P("","select 1 / $1::int") B("","","0") D("P","") E'
+        f' P("","select $1::text") B("","","{n}") D("P","") E S'
+        f' | @ Q("DISCARD ALL") P("","select $1::int") B("","","{n}") D("P","") E S'
+        for n in (1, 2, 3)
+    ),
+    # What its pool sends for a connection that has prepared statements to keep.
+    "2d as Npgsql does, keeping statements": " & ".join(
+        f'P("_p{n}","select $1::int") D("S","_p{n}") S | @ B("","_p{n}","{n}") E S'
+        ' | Q("SET SESSION AUTHORIZATION DEFAULT;RESET ALL;CLOSE ALL;UNLISTEN *;'
+        'DISCARD SEQUENCES;DISCARD TEMP")'
+        f' B("","_p{n}","{n}") D("P","") E S | @ B("","_p{n}","{n}") E B("","_p{n}","8") E S'
+        for n in (1, 2, 3)
+    ),
     "2d as Npgsql does": " & ".join(
         f'Q("DISCARD ALL") P("_p{n}","select $1::int") D("S","_p{n}") S'
         f' | @ B("","_p{n}","{n}") E S | Q("DISCARD ALL") P("_p1","select $1::int") S'
