@@ -132,6 +132,7 @@ def _take_apart(client: Any, rules: Rules, body: bytes) -> Startup:
 
     user = database = b""
     given: dict[str, str] = {}
+    own: set[str] = set()  # of them those that are not from `options`
     extensions = []
     for name, value in params:
         if name == b"user":
@@ -142,13 +143,14 @@ def _take_apart(client: Any, rules: Rules, body: bytes) -> Startup:
             if replication:
                 kept_options = decode_text(value)
             else:
-                _take_options(client, rules, value, given)
+                _take_options(client, rules, value, given, own)
         elif name.startswith(b"_pq_."):
             extensions.append(name)
         elif name != b"replication":
             tracked = rules.tracked.get(name) or rules.tracked.get(name.lower())
             if tracked is not None and name not in rules.ignored:
                 given[tracked] = decode_text(value)
+                own.add(tracked)
             elif name not in rules.ignored:
                 _refuse(client, "unsupported startup parameter", name, value)
     if log.verbosity:
@@ -182,9 +184,12 @@ def replication_kind(value: bytes) -> int:
 
 
 def _take_options(
-    client: Any, rules: Rules, value: bytes, given: dict[str, str]
+    client: Any, rules: Rules, value: bytes, given: dict[str, str], own: set[str]
 ) -> None:
-    """Take the settings out of `options`: -c name=value, --name=value."""
+    """Take the settings out of `options`: -c name=value, --name=value.
+
+    Those in *own* stay: wherever `options` stand, PostgreSQL reads them first.
+    """
     at, size = 0, len(value)
     for _ in range(MOST_OPTIONS):
         if at >= size:
@@ -202,7 +207,8 @@ def _take_options(
             raise Disconnect(_BAD_OPTIONS)
         tracked = rules.tracked.get(name.lower())
         if tracked is not None and name not in rules.ignored:
-            given[tracked] = decode_text(setting)
+            if tracked not in own:
+                given[tracked] = decode_text(setting)
         elif not rules.ignores_options and name not in rules.ignored:
             _refuse(client, "unsupported startup parameter in options", name, setting)
         # A blank promises another piece.

@@ -228,6 +228,26 @@ def test_options_are_taken_apart(
     assert client.startup_params == expected
 
 
+def test_parameter_of_the_packet_wins_over_options_wherever_they_stand(
+    client: FakeClient,
+) -> None:
+    """The later of the two won, as in PgBouncer: lib/pq, whose order is that of a hash,
+    got SQL_ASCII from its `options` now and then instead of its own UTF8."""
+    own = {"client_encoding": "UTF8", "Application_Name": "own"}
+    options = {
+        "options": "-c client_encoding=SQL_ASCII --application_name=o -c TimeZone=x"
+    }
+    for given in ({**own, **options}, {**options, **own}):
+        read(client, given)
+        assert client.startup_params == {
+            "client_encoding": "UTF8",
+            "application_name": "own",
+            "TimeZone": "x",
+        }
+    read(client, {"options": "-c TimeZone=x -c timezone=y"})
+    assert client.startup_params == {"TimeZone": "y"}
+
+
 @pytest.mark.parametrize(
     "options",
     [
