@@ -14,12 +14,11 @@ import pytest
 from tests.support.embedded import embedded_bindir
 
 ZOO = Path(__file__).with_name("zoo")
-# Debian's, and a newer one where it has been fetched.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+# Debian's, and its next release's where `make outside` has fetched it.
 JARS = {
     "debian": Path("/usr/share/java/postgresql.jar"),
-    "newer": Path.home().joinpath(
-        ".m2/repository/org/postgresql/postgresql/42.7.13/postgresql-42.7.13.jar"
-    ),
+    "newer": CACHE / "pybouncer-ci/jdbc/usr/share/java/postgresql.jar",
 }
 MODES = ("simple", "extended", "extendedForPrepared", "extendedCacheEverything")
 

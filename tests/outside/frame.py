@@ -6,10 +6,12 @@ each way of playing a suite through us. `judge` makes the outcome out of two run
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.support.ground import Ground
 from tests.support.pooler import RunningPooler
@@ -48,17 +50,24 @@ def judge(
     may_fail: Mapping[str, str],
     seconds: float = 0.0,
     whole: bool = True,
+    must_say: Mapping[str, str] = MappingProxyType({}),
 ) -> Outcome:
     """Compare two runs: for each test PASSED, or what was wrong.
 
     A test that fails in both is nobody's fault here. *may_fail*: test and reason.
     *whole* is false where only some of the tests were run, so that one that is missing
-    in both lifts no entry.
+    in both lifts no entry. *must_say*: regular expressions that the failures of some of
+    those in *may_fail* must fit; who fails with something else was not expected to.
     """
     failed = {
         test: ours.get(test, NOT_RUN)
         for test, problem in direct.items()
         if problem == PASSED and ours.get(test, NOT_RUN) != PASSED
+    }
+    expected = {
+        test: why
+        for test, why in failed.items()
+        if test in may_fail and re.search(must_say.get(test, ""), why)
     }
     mended = [
         test
@@ -72,11 +81,11 @@ def judge(
         sum(problem == PASSED for problem in direct.values()),
         sum(problem == PASSED for problem in ours.values()),
         len(direct),
-        {test: may_fail[test] for test in failed if test in may_fail},
-        {test: why for test, why in failed.items() if test not in may_fail},
+        {test: may_fail[test] for test in expected},
+        {test: why for test, why in failed.items() if test not in expected},
         tuple(mended),
         seconds,
-        {test: why for test, why in failed.items() if test in may_fail},
+        expected,
     )
 
 

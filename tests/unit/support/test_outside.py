@@ -31,6 +31,21 @@ def test_expected_failure_is_right_as_long_as_it_fails():
     assert not outcome.is_right
 
 
+def test_expected_failure_that_says_something_else_is_a_fault():
+    """A list by names alone hid new faults behind the old ones of the same test."""
+    may_fail, said = {"two": "true process ids"}, {"two": r"pid \d+"}
+    outcome = judge(
+        "suite", DIRECT, {**DIRECT, "two": "no pid 7"}, may_fail, must_say=said
+    )
+    assert outcome.is_right
+    assert outcome.told == {"two": "no pid 7"}
+    outcome = judge(
+        "suite", DIRECT, {**DIRECT, "two": "it hung"}, may_fail, must_say=said
+    )
+    assert outcome.unexpected == {"two": "it hung"}
+    assert not outcome.mended
+
+
 def test_failure_that_comes_and_goes_is_right_either_way():
     may_fail = {"two": SOMETIMES + "a race of the suite"}
     assert judge("suite", DIRECT, DIRECT, may_fail).is_right
