@@ -21,7 +21,7 @@ STAYS = Reason(
     "is being accessed by other users",
 )
 SPELLING = Reason(
-    "the welcome has the client's spelling of client_encoding", "'utf-8' != 'UTF8'"
+    "the welcome has the client's spelling of client_encoding", "'utf-8'\" != 'UTF8'"
 )
 BY_SQL = Reason(
     "EXECUTE by SQL of a name that was prepared by the protocol",
