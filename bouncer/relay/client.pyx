@@ -745,10 +745,11 @@ cdef class Client(Stream):
         skipped. First we see to it that a statement is in the way.
         """
         cdef Server server = self.server
-        put_message(composed, FE_CLOSE, b"S" + TAKEN + b"\0", NULL, 0)
-        server.ledger.push(FE_CLOSE, SWALLOW, None)
-        put_message(composed, FE_PARSE, TAKEN + b"\0\0\0\0", NULL, 0)
-        server.ledger.push(FE_PARSE, SWALLOW, None)
+        if not server.ledger.is_reading_copy():
+            put_message(composed, FE_CLOSE, b"S" + TAKEN + b"\0", NULL, 0)
+            server.ledger.push(FE_CLOSE, SWALLOW, None)
+            put_message(composed, FE_PARSE, TAKEN + b"\0\0\0\0", NULL, 0)
+            server.ledger.push(FE_PARSE, SWALLOW, None)
         put_message(composed, FE_PARSE, TAKEN + b"\0", text, text_size)
         server.ledger.push(FE_PARSE, FORWARD, named(own_name))
         return 0
@@ -762,8 +763,8 @@ cdef class Client(Stream):
         """
         cdef Ledger ledger = server.ledger
         cdef Prepared* item
-        if ledger.is_copy_in() and not ledger.copy_end_asked():
-            return False        # it answers no Sync, but to this with an error
+        if ledger.is_reading_copy():
+            return False        # it answers no Sync
         if entry == NULL:
             # A Close that PostgreSQL skips has not freed the name.
             return ledger.is_open(self.last_close)
@@ -932,7 +933,7 @@ cdef class Client(Stream):
         """
         cdef Server server = self.server
         cdef Pending pending
-        if item == NULL and not server.doubting and (
+        if server.ledger.is_reading_copy() or item == NULL and not server.doubting and (
                 server.evicting == 0 or server.evicting == server.ledger.group):
             return 0
         pending = Pending.__new__(Pending)
@@ -1012,7 +1013,7 @@ cdef class Client(Stream):
                     item = server.prepared.find(statement)
             if item != NULL and server.is_certain(item):
                 server.prepared.touch(item)
-            else:
+            elif not server.ledger.is_reading_copy():
                 self.close_first(statement, item, composed)
                 self.inject_parse(statement, composed)
         if statement.forgets and code == FE_BIND:
@@ -1098,8 +1099,7 @@ cdef class Client(Stream):
                 return -1
         else:
             if (server.ledger.unsure or self.pool.mode == SESSION
-                    or server.ledger.is_copy_in()
-                    and not server.ledger.copy_end_asked()):
+                    or server.ledger.is_reading_copy()):
                 return 0
             if not server.can_answer_now():
                 self.await_answers(server, composed)

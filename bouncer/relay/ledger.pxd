@@ -176,6 +176,13 @@ cdef class Ledger:
         """
         return self.reach == TO_SYNC and self.syncs == 0 and self.count > 0
 
+    cdef inline bint is_reading_copy(self) noexcept:
+        """Does it wait for data of a COPY, which any other message ends with an error?
+
+        That one names the message, so it should be the client's own.
+        """
+        return self.is_copy_in() and not self.copy_end_asked()
+
     cdef inline bint is_sure(self) noexcept:
         """Can what is asked now not be skipped, since nothing before it may fail?"""
         return not self.unsynced or self.count == 0

@@ -110,6 +110,7 @@ cdef class Server(Stream):
     cdef int settle_ready(self) except -1
     cdef int probe(self) except -1
     cdef bint can_answer_now(self) except -1
+    cdef int bury(self, set unborn) except -1
     cdef int crowd(self) except -1
     cdef bint is_forgetting(self) except -1
     cdef bytes client_name(self, bytes number)

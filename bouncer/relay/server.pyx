@@ -456,15 +456,19 @@ cdef class Server(Stream):
             if not failed and ledger.at(i - 1).kind == FE_CLOSE \
                     and ledger.at(i - 1).action == SWALLOW:
                 ledger.late_closes += 1
-            else:
-                self.skipped(i - 1)
+            elif self.skipped(i - 1):
+                unborn = set() if unborn is None else unborn
+                unborn.add((<Pending>ledger.at(i - 1).note).number)
         while count:
             ledger.pop()
             count -= 1
         return 0
 
     cdef int skipped(self, uint32_t index) except -1:
-        """A request that the server never answered: undo what it was to do."""
+        """A request that the server never answered: undo what it was to do.
+
+        1 for a Parse whose name has been closed by a request that is owed, perhaps.
+        """
         cdef Owed* entry = self.ledger.at(index)
         cdef Pending pending
         cdef Client client = self.client
@@ -476,6 +480,7 @@ cdef class Server(Stream):
         if pending.statement is None:
             return 0                # nothing to bring back
         if entry.kind == FE_PARSE:
+        cdef set unborn = None          # numbers of Parses whose names are closed
             if entry.action != FAKE and self.prepared is not None:
                 item = self.prepared.find(pending.statement)
                 if item != NULL and item.group == pending.group:
@@ -496,6 +501,17 @@ cdef class Server(Stream):
         elif (client is not None and pending.name is not None
                 and pending.made > client.forgotten):
             if client.names is None:
+        return 0 if unborn is None else self.bury(unborn)
+
+    cdef int bury(self, set unborn) except -1:
+        """These Parses have failed: a later Close that is skipped brings back none."""
+        cdef Owed* entry
+        cdef uint32_t i
+        for i in range(self.ledger.count):
+            entry = self.ledger.at(i)
+            if (entry.kind == FE_CLOSE and entry.action == FAKE and entry.note != NULL
+                    and (<Pending>entry.note).made in unborn):
+                (<Pending>entry.note).statement = None
                 client.names = NameTable()
             if client.names.entry_of(pending.name, len(pending.name)) == NULL:
                 client.names.put(

@@ -224,11 +224,15 @@ cdef class NameTable:
         return self.count >= MOST_NAMES and self.entry_of(name, size) == NULL
 
     cdef int parse_failed(self, bytes name, Statement statement) except -1:
-        """The Parse of this one was refused or skipped: its name is free."""
+        """The Parse of this one was refused or skipped: its name is free.
+
+        0 when it is free already.
+        """
         cdef NameEntry* entry = self.entry_of(name, len(name))
-        if entry != NULL and <Statement>entry.statement is statement:
-            self.take_out(name, len(name))
-        return 0
+        if entry == NULL or <Statement>entry.statement is not statement:
+            return 0
+        self.take_out(name, len(name))
+        return 1
 
     cdef int enlarge(self) except -1:
         cdef NameEntry** old = self.places

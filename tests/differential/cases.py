@@ -129,6 +129,13 @@ REACHES = {
         ' & @ Q("deallocate all") | @ Q("select 1")'
     ),
 }  # fmt: skip
+    "1e Close of what was skipped": (
+        'E P("s","select 4") S D("S","no") C("S","s") S B("","s") E S P("s","select 5") S'
+        ' | B("","s") E S'
+    ),
+    "1e taken name in a COPY": (
+        'P("s","select 4") S | Q("copy t1 from stdin") | P("s","select 5") S'
+    ),
 NAMES = {
     "1c taken": 'P("s","select 4") S | P("s","select 4") S | B("","s") E S',
     "1c taken, other text": 'P("s","select 4") S | P("s","select 5") S | B("","s") E S',
