@@ -38,6 +38,7 @@ from bouncer.relay import tracked as relay_tracked
 from bouncer.relay.acceptor import Acceptor
 from bouncer.relay.door import Door
 from bouncer.relay.poller import Poller
+from bouncer.relay.texts import changes_of
 from bouncer.relay.tracked import from_dict
 from bouncer.rows import Rows
 from bouncer.stats import Stats
@@ -239,6 +240,7 @@ class Bouncer:
         settings = self.settings
         pool.mode = MODES[self.limits.pool_mode(pool)]
         pool.max_prepared = max(settings.max_prepared_statements, 0)
+        pool.changes = changes_of(pool.database.config.dbname)
         pool.round_robin = bool(settings.server_round_robin)
         pool.reset_query = self.reset_query
         pool.reset_on_release = bool(pool.reset_query) and (

@@ -23,10 +23,9 @@ from bouncer.relay.client cimport Client
 from bouncer.relay.ledger cimport (
     COPY_FAILED, NO_ERROR, ONE_MESSAGE, TO_SYNC, Ledger, is_goal, next_note, notes_made)
 from bouncer.relay.server cimport MOST_OWED, Server
-from bouncer.relay.statements cimport (
-    NameTable, Pending, Prepared, PreparedSet, Statement, drop_unused, numbered,
-    statement_for)
+from bouncer.relay.statements cimport NameTable, Pending, Prepared, PreparedSet
 from bouncer.relay.stream cimport Stream
+from bouncer.relay.texts cimport Statement, drop_unused, numbered, statement_for
 from bouncer.wire.codes cimport FE_CLOSE, FE_PARSE
 from bouncer.wire.framer cimport buf_free, buf_put, buf_size
 
@@ -311,6 +310,9 @@ cdef list owed_of(Server server):
         note = None
         if entry.note != NULL and isinstance(<object>entry.note, Pending):
             pending = <Pending>entry.note
+            if pending.name is None and pending.statement is None:
+                found.append((entry.kind, entry.action, None))
+                continue        # it only tells us something
             note = (text_of(pending.name), described(pending.statement),
                     bool(pending.seen), pending.group)
         found.append((entry.kind, entry.action, note))
@@ -451,7 +453,7 @@ cdef Statement known(number, key, scope):
     if found is None:
         text = bytes_of(key)
         check_parse(text)
-        found = statement_for(text, bytes_of(scope))
+        found = statement_for(text, bytes_of(scope), None)
     return found
 
 

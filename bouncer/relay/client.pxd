@@ -13,7 +13,8 @@ from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.server cimport Server
 from bouncer.relay.statements cimport (
-    NameEntry, NameTable, Pending, Prepared, Statement, Unnamed)
+    NameEntry, NameTable, Pending, Prepared, Unnamed)
+from bouncer.relay.texts cimport Statement
 from bouncer.relay.tracked cimport TrackedParams
 from bouncer.wire.framer cimport Buf
 
@@ -129,6 +130,10 @@ cdef class Client(Stream):
     cdef Py_ssize_t use_statement(self, const char* p, Py_ssize_t here,
                                   Py_ssize_t total, int code, const char* name,
                                   Py_ssize_t size, Buf* composed) except -2
+    cdef int ask_about(self, Statement statement, Buf* composed) except -1
+    cdef int needs_stand_in(self, Server server, NameEntry* entry, int code,
+                            const char* rest, Py_ssize_t left, bint whole) except -2
+    cdef int put_stand_in(self, Statement statement, Buf* composed) except -1
     cdef Py_ssize_t close_statement(self, const char* name, Py_ssize_t size,
                                     Py_ssize_t total) except -2
     cdef int change_unnamed(self, Server server, const char* p,

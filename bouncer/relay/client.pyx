@@ -14,19 +14,21 @@ from bouncer import log
 from bouncer.details import login_failed
 from bouncer.relay.door cimport Known
 from bouncer.relay.intent cimport (
-    LONGEST_DEALLOCATE, LONGEST_SQL_NAME, deallocated, holds_forgetting, may_reset,
-    may_set)
+    CHANGES, LONGEST_DEALLOCATE, LONGEST_SQL_NAME, deallocated, holds_forgetting,
+    may_reset, may_set)
 from bouncer.relay.ledger cimport (
-    COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, next_note)
+    COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, Owed, next_note)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.server cimport (
     AWAITED, MOST_OWED, PH_APPLY, PH_LEARN, PH_RELAY, Server)
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, recv
 from bouncer.relay.statements cimport (
-    DEALLOCATED, MOST_TEXT, NOWHERE, TAKEN, TOO_MANY, NameEntry, NameTable, Pending,
-    Prepared, PreparedSet, Statement, Unnamed, statement_for, unused_number)
+    MOST_TEXT, NameEntry, NameTable, Pending, Prepared, PreparedSet, Unnamed)
 from bouncer.relay.stream cimport HIGH_WATER, Stream, next_id
+from bouncer.relay.texts cimport (
+    DEALLOCATED, NO_ROWS, NOWHERE, TAKEN, TOO_MANY, Statement, statement_for,
+    unused_number)
 from bouncer.wire.codes cimport (
     FE_BIND, FE_CLOSE, FE_COPY_DATA, FE_COPY_DONE, FE_COPY_FAIL, FE_DESCRIBE,
     FE_EXECUTE, FE_FLUSH, FE_FUNCTION_CALL, FE_PARSE, FE_PASSWORD, FE_QUERY,
@@ -707,7 +709,7 @@ cdef class Client(Stream):
         if entry != NULL:
             self.parse_taken(text, text_size, name[:size], composed)
             return total
-        statement = statement_for(text[:text_size], self.scope())
+        statement = statement_for(text[:text_size], self.scope(), self.pool.changes)
         if server.prepared is not None:
             item = server.prepared.find(statement)
         # In a failed transaction PostgreSQL refuses a Parse, and so must we; of one
@@ -725,6 +727,7 @@ cdef class Client(Stream):
             pending = self.name_statement(name[:size], statement)
             self.send_parse(statement, pending, composed)
             server.ledger.push(FE_PARSE, FORWARD, pending)
+            self.ask_about(statement, composed)
             self.make_room(server, composed)
         return total
 
@@ -838,8 +841,8 @@ cdef class Client(Stream):
                         Buf* composed) except -1:
         """Put a Parse under the shared name into *composed*."""
         cdef Server server = self.server
-        put_message(composed, FE_PARSE, statement.name + b"\0",
-                    <const char*>statement.key, len(statement.key))
+        cdef bytes text = statement.as_parsed(self.pool.changes)
+        put_message(composed, FE_PARSE, statement.name + b"\0", text, len(text))
         self.pool.server_parses += 1
         if server.prepared is None:
             server.prepared = PreparedSet()
@@ -869,9 +872,10 @@ cdef class Client(Stream):
         """
         cdef int code = p[0]
         cdef Unnamed before = None
+        cdef Owed* entry
         if not server.ledger.is_sure():
             before = self.unnamed_now(server)
-        server.ledger.push(code, FORWARD, before)
+        entry = server.ledger.enter(code, FORWARD, before)
         self.unnamed_change = next_note()
         self.unnamed_doubt = 0
         self.unnamed = server.unnamed = self.unnamed_change if code == FE_PARSE else 0
@@ -879,7 +883,7 @@ cdef class Client(Stream):
             self.unnamed_doubt = before.change = self.unnamed_change
             before.server_after = server.unnamed
         if code == FE_PARSE:
-            server.ledger.at(server.ledger.count - 1).unnamed = self.unnamed
+            entry.about = self.unnamed
             if count <= LONGEST_UNNAMED:
                 return buf_put(&self.unnamed_parse, p, count)
         buf_free(&self.unnamed_parse)
@@ -902,14 +906,15 @@ cdef class Client(Stream):
         """
         cdef int code = FE_CLOSE
         cdef Unnamed before = self.unnamed_now(server)
+        cdef Owed* entry
         if self.unnamed and buf_size(&self.unnamed_parse):
             code = FE_PARSE
             buf_append(composed, self.unnamed_parse.data, self.unnamed_parse.end)
         else:
             buf_append(composed, b"C\0\0\0\6S\0", 7)
-        server.ledger.push(code, SWALLOW, before)
+        entry = server.ledger.enter(code, SWALLOW, before)
         server.unnamed = before.server_after = self.unnamed if code == FE_PARSE else 0
-        server.ledger.at(server.ledger.count - 1).unnamed = server.unnamed
+        entry.about = server.unnamed
         return 0
 
     cdef int note_forgetting(self, Server server, const char* p,
@@ -969,7 +974,73 @@ cdef class Client(Stream):
         pending.number = next_note()
         self.send_parse(statement, pending, composed)
         server.ledger.push(FE_PARSE, SWALLOW, pending)
+        self.ask_about(statement, composed)
         self.make_room(server, composed)
+        return 0
+
+    cdef int ask_about(self, Statement statement, Buf* composed) except -1:
+        """Behind a Parse that we send: how is it described? We may have to tell.
+
+        Only of what changes rows: nobody but PostgreSQL knows the types of its values.
+        All else that has no rows has no values either. See put_stand_in.
+        """
+        cdef Pending pending
+        if statement.kind != CHANGES or statement.types is not None:
+            return 0
+        pending = Pending.__new__(Pending)
+        pending.about = statement
+        put_message(composed, FE_DESCRIBE, b"S" + statement.name + b"\0", NULL, 0)
+        self.server.ledger.push(FE_DESCRIBE, SWALLOW, pending)
+        return 0
+
+    cdef int needs_stand_in(self, Server server, NameEntry* entry, int code,
+                            const char* rest, Py_ssize_t left, bint whole) except -2:
+        """Is this for a server that lacks the statement, in a block that has failed?
+
+        And would PostgreSQL, if it had it, say more than that? Then 1. It says NoData
+        where there are no rows, 08P01 where a Bind has a wrong number of values; all
+        else it refuses as it refuses to parse. *left* bytes at *rest*, behind the name,
+        are here. -1: whether the block has failed will be known when more is answered,
+        or the number of values when more has come.
+        """
+        cdef Ledger ledger = server.ledger
+        cdef Statement statement = <Statement>entry.statement
+        cdef Prepared* item = NULL
+        cdef Py_ssize_t formats, values
+        if server.prepared is not None:
+            item = server.prepared.find(statement)
+        if item != NULL and (server.is_certain(item) or item.made == entry.made
+                             and not ledger.is_settled(entry.made)):
+            return 0
+        if ledger.is_reading_copy():
+            return 0
+        if code == FE_DESCRIBE:
+            if statement.rows != NO_ROWS or statement.types is None:
+                return 0
+        else:
+            formats = values = -1
+            if left >= 2:
+                formats = <uint8_t>rest[0] << 8 | <uint8_t>rest[1]
+                if left >= 4 + 2 * formats:
+                    rest += 2 + 2 * formats
+                    values = <uint8_t>rest[0] << 8 | <uint8_t>rest[1]
+            if values < 0:
+                return 0 if whole else -1
+            if values == statement.count_values() and (
+                    formats <= 1 or formats == values):
+                return 0
+        return 1 if ledger.goals == 0 else -1
+
+    cdef int put_stand_in(self, Statement statement, Buf* composed) except -1:
+        """Prepare, in a block that has failed, what is described like *statement*.
+
+        So PostgreSQL itself answers, in its turn and with its own words.
+        """
+        cdef Server server = self.server
+        put_message(composed, FE_CLOSE, b"S" + TAKEN + b"\0", NULL, 0)
+        server.ledger.push(FE_CLOSE, SWALLOW, None)
+        put_message(composed, FE_PARSE, TAKEN + b"\0" + statement.stand_in(), NULL, 0)
+        server.ledger.push(FE_PARSE, SWALLOW, None)
         return 0
 
     cdef Py_ssize_t use_statement(self, const char* p, Py_ssize_t here,
@@ -981,12 +1052,21 @@ cdef class Client(Stream):
         cdef Prepared* item = NULL
         cdef NameEntry* entry = NULL
         cdef Pending pending = None     # for an error about a name of ours
+        cdef int needs = 0
         if self.names is not None:
             entry = self.names.entry_of(name, size)
         if (server.ledger.syncs or server.forgetting) and self.hangs(
                 server, code, entry):
             self.await_answers(server, composed)
             return -1
+        if entry != NULL and (server.ledger.goals or server.status == STATUS_FAILED):
+            needs = self.needs_stand_in(
+                server, entry, code, name + size + 1, here - (name + size + 1 - p),
+                here == total)
+            if needs < 0:
+                if server.ledger.goals:
+                    self.await_answers(server, composed)
+                return -1
         self.pool.client_bytes += total
         if code == FE_BIND:
             self.pool.binds += 1
@@ -997,6 +1077,11 @@ cdef class Client(Stream):
             server.ledger.push(code, FORWARD, pending)
             return here
         statement = <Statement>entry.statement
+        if needs:
+            self.put_stand_in(statement, composed)
+            self.put_renamed(p, here, total, name, size, TAKEN, composed)
+            server.ledger.push(code, FORWARD, named(name[:size]))
+            return here
         if server.prepared is not None:
             item = server.prepared.find(statement)
         if item != NULL and server.is_certain(item):
@@ -1007,7 +1092,8 @@ cdef class Client(Stream):
         else:
             if statement.scope != self.scope():
                 # Parsed now it does not mean what it means to those who share it.
-                statement = statement_for(statement.key, self.scope())
+                statement = statement_for(
+                    statement.key, self.scope(), self.pool.changes)
                 item = NULL
                 if server.prepared is not None:
                     item = server.prepared.find(statement)
@@ -1023,7 +1109,11 @@ cdef class Client(Stream):
         if statement.sets and code == FE_BIND:
             server.learn_due = True
         self.put_renamed(p, here, total, name, size, statement.name, composed)
-        server.ledger.push(code, FORWARD, pending)
+        if code == FE_DESCRIBE and statement.types is None:
+            if pending is None:
+                pending = named(name[:size])
+            pending.about = statement
+        server.ledger.enter(code, FORWARD, pending).about = statement.number
         return here
 
     cdef int put_renamed(self, const char* p, Py_ssize_t here, Py_ssize_t total,

@@ -6,8 +6,11 @@ looks as if costs a wait or a Parse that was not needed; nothing is ever parsed 
 and nobody pays more than a search for two letters with each query.
 """
 
-from libc.string cimport memchr, strcmp, strlen
+from libc.string cimport memchr, memcmp, strcmp, strlen
 from posix.strings cimport strncasecmp
+
+cdef enum:
+    LONGEST_LOOK = 100000       # bytes of a text that are searched for a rare word
 
 
 cdef bint has_before(const char* p, Py_ssize_t count, int letter) noexcept:
@@ -161,6 +164,118 @@ cdef bint may_set(const char* p, Py_ssize_t count) noexcept:
     return False
 
 
+cdef Py_ssize_t past_comment(const char* p, Py_ssize_t count) noexcept:
+    """How many bytes the comment at *p* takes; 0: none begins here."""
+    cdef Py_ssize_t i = 2
+    cdef int depth = 1
+    if count < 2:
+        return 0
+    if p[0] == 0x2D and p[1] == 0x2D:       # --
+        while i < count and p[i] != 0x0A and p[i] != 0x0D:
+            i += 1
+        return i
+    if p[0] != 0x2F or p[1] != 0x2A:        # /*, of which one may stand in another
+        return 0
+    while i + 1 < count and depth:
+        if p[i] == 0x2F and p[i + 1] == 0x2A:
+            depth += 1
+            i += 1
+        elif p[i] == 0x2A and p[i + 1] == 0x2F:
+            depth -= 1
+            i += 1
+        i += 1
+    return count if depth else i
+
+
+# Utility statements that PostgreSQL describes with rows in no case; CALL, EXECUTE,
+# EXPLAIN, FETCH and SHOW may have some. A query in one may have values of its own.
+cdef tuple UTILITIES = (
+    b"abort", b"alter", b"analyze", b"begin", b"checkpoint", b"close", b"cluster",
+    b"comment", b"commit", b"copy", b"create", b"deallocate", b"declare", b"discard",
+    b"do", b"drop", b"end", b"grant", b"listen", b"load", b"lock", b"notify",
+    b"prepare", b"refresh", b"reindex", b"release", b"reset", b"revoke", b"rollback",
+    b"savepoint", b"set", b"start", b"truncate", b"unlisten", b"vacuum")
+cdef dict KINDS = {
+    **dict.fromkeys(UTILITIES, UTILITY),
+    **dict.fromkeys((b"insert", b"update", b"delete", b"merge", b"with"), CHANGES),
+    **dict.fromkeys((b"select", b"values", b"table", b"show"), READS)}
+
+
+cdef int kind_of(const char* p, Py_ssize_t count) except -1:
+    """The TextKind of this text. (SELECT with an INTO may be none that reads.)"""
+    cdef char word[LONGEST_SQL_NAME + 1]
+    cdef Py_ssize_t size = -1
+    cdef int kind
+    while count and size:
+        size = 1 if is_blank(p[0]) or p[0] == 0x28 else past_comment(p, count)
+        p += size
+        count -= size
+    if count == 0 or p[0] == 0x22 or word_at(p, count, word) == 0:
+        return OTHER
+    kind = KINDS.get(<bytes>word, OTHER)
+    if kind == READS and has_word(p, min(count, LONGEST_LOOK), b"into", 4):
+        return CHANGES
+    if kind == UTILITY and highest_value(p, count, 1):
+        return OTHER
+    return kind
+
+
+cdef inline bint is_of_name(int c) noexcept:
+    return (c >= 0x80 or c == 0x5F or 0x30 <= c <= 0x39 or 0x41 <= c <= 0x5A
+            or 0x61 <= c <= 0x7A)
+
+
+cdef Py_ssize_t past_quotes(const char* p, Py_ssize_t count) noexcept:
+    """How many bytes the string or name in quotes at *p* takes; 1: none begins here."""
+    cdef Py_ssize_t i = 1, size
+    cdef int mark = p[0]
+    if mark == 0x27 or mark == 0x22:
+        while i < count and p[i] != mark:
+            i += 1
+        return i + 1
+    if count < 2 or 0x30 <= p[1] <= 0x39:
+        return 1
+    while i < count and is_of_name(<unsigned char>p[i]):
+        i += 1
+    if i == count or p[i] != 0x24:
+        return 1
+    size = i + 1                        # of $ or of $tag$, which ends it, too
+    while i + 1 + size <= count:
+        i += 1
+        if p[i] == 0x24 and memcmp(p + i, p, size) == 0:
+            return i + size
+    return count
+
+
+cdef int highest_value(const char* p, Py_ssize_t count, int most) noexcept:
+    """The highest $n of this text, up to *most*; 0 when it has none.
+
+    What stands in quotes or comments does not count, nor what is part of a name.
+    (Of an E'' string with a quote behind a backslash that may be wrong.)
+    """
+    cdef Py_ssize_t i = 0, size
+    cdef int highest = 0, number
+    while i < count:
+        if p[i] == 0x2D or p[i] == 0x2F:
+            size = past_comment(p + i, count - i)
+            i += size if size else 1
+        elif is_of_name(<unsigned char>p[i]):
+            while i < count and (is_of_name(<unsigned char>p[i]) or p[i] == 0x24):
+                i += 1
+        elif p[i] != 0x27 and p[i] != 0x22 and p[i] != 0x24:
+            i += 1
+        elif p[i] == 0x24 and i + 1 < count and 0x30 <= p[i + 1] <= 0x39:
+            number = 0
+            i += 1
+            while i < count and 0x30 <= p[i] <= 0x39:
+                number = min(number * 10 + p[i] - 0x30, most)
+                i += 1
+            highest = max(highest, number)
+        else:
+            i += past_quotes(p + i, count - i)
+    return highest
+
+
 def speaks_of_resetting(bytes text not None):
     """The above, for tests."""
     return may_reset(text, len(text))
@@ -181,3 +296,13 @@ def speaks_of_setting(bytes text not None):
 def speaks_of_forgetting(bytes text not None):
     """The above, for tests."""
     return holds_forgetting(text, len(text))
+
+
+def first_word_means(bytes text not None):
+    """The name of its TextKind; for tests."""
+    return ("other", "reads", "changes", "utility")[kind_of(text, len(text))]
+
+
+def values_spoken_of(bytes text not None):
+    """The highest $n, for tests."""
+    return highest_value(text, len(text), 65535)

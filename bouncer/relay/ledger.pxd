@@ -27,6 +27,7 @@ cdef enum Heard:                # what a message of the server is
     LATE = 3                    # nobody's: a Close of ours that was settled before
     PROBED = 4                  # nobody's: what our empty query brings
     STRANGE = 5                 # no server sends such a one
+    TELLS = 6                   # ParameterDescription that we look at or asked for
 
 cdef enum Reach:                # what an ErrorResponse puts an end to
     NO_ERROR = 0
@@ -47,7 +48,9 @@ cdef enum:
 cdef struct Owed:
     uint8_t kind                # the request's message code
     uint8_t action
-    uint64_t unnamed            # of a Parse without a name: Client.unnamed; else 0
+    # Of a Parse without a name: Client.unnamed; of a Bind or Describe with one: the
+    # number of its statement; else 0.
+    uint64_t about
     PyObject* note              # owned; a statements.Pending, or NULL
     uint64_t behind             # the last note that was made when it came
 
@@ -92,6 +95,10 @@ cdef class Ledger:
         return &items[place]
 
     cdef inline int push(self, int kind, int action, object note) except -1:
+        self.enter(kind, action, note)
+        return 0
+
+    cdef inline Owed* enter(self, int kind, int action, object note) except NULL:
         """Owe one more; *note* is None or kept until the entry is settled."""
         cdef Owed* entry
         if self.count == self.capacity:
@@ -100,7 +107,7 @@ cdef class Ledger:
         entry = self.at(self.count - 1)
         entry.kind = kind
         entry.action = action
-        entry.unnamed = 0
+        entry.about = 0
         entry.note = NULL
         entry.behind = last_note
         if note is not None:
@@ -108,7 +115,7 @@ cdef class Ledger:
             entry.note = <PyObject*>note
             next_note()         # what comes behind it is behind it
         if action == FAKE:
-            return 0            # the server hears nothing of it
+            return entry        # the server hears nothing of it
         self.ready = False
         if kind == FE_SYNC:
             self.goals += 1
@@ -121,7 +128,7 @@ cdef class Ledger:
             self.mixed |= self.unsynced
         elif kind != FE_COPY_DONE:
             self.unsynced = True
-        return 0
+        return entry
 
     cdef inline bint is_extra_ready(self) noexcept:
         """Is this ReadyForQuery one that we do not count? (see copy_ended)"""
@@ -169,19 +176,19 @@ cdef class Ledger:
         return (self.ready and self.count == 0 and not self.unsure
                 and self.copy == COPY_NONE)
 
-    cdef inline bint is_skipping(self) noexcept:
-        """Does PostgreSQL throw away all that comes before a Sync?
-
-        A Sync that is owed was sent behind what has failed: it goes on from there.
-        """
-        return self.reach == TO_SYNC and self.syncs == 0 and self.count > 0
-
     cdef inline bint is_reading_copy(self) noexcept:
         """Does it wait for data of a COPY, which any other message ends with an error?
 
         That one names the message, so it should be the client's own.
         """
         return self.is_copy_in() and not self.copy_end_asked()
+
+    cdef inline bint is_skipping(self) noexcept:
+        """Does PostgreSQL throw away all that comes before a Sync?
+
+        A Sync that is owed was sent behind what has failed: it goes on from there.
+        """
+        return self.reach == TO_SYNC and self.syncs == 0 and self.count > 0
 
     cdef inline bint is_sure(self) noexcept:
         """Can what is asked now not be skipped, since nothing before it may fail?"""

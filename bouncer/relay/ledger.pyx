@@ -23,7 +23,7 @@ from bouncer.wire.codes cimport (
 
 last_note = 1                   # notes are numbered in the order they are owed
 
-HEARD_NAMES = ("passes", "settles", "ours", "late", "probed", "strange")
+HEARD_NAMES = ("passes", "settles", "ours", "late", "probed", "strange", "tells")
 
 
 cdef uint64_t next_note() noexcept:
@@ -109,6 +109,10 @@ cdef class Ledger:
             self.late_closes -= 1
             return LATE
         if head == NULL or not self.answers(code):
+            if (code == BE_PARAMETER_DESCRIPTION and head != NULL
+                    and head.kind == FE_DESCRIBE
+                    and (head.note != NULL or head.action == SWALLOW)):
+                return TELLS
             return PASSES
         if head.kind == FE_QUERY:
             self.probed = True          # its ReadyForQuery settles it

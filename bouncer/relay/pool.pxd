@@ -8,6 +8,7 @@ from bouncer.relay.client cimport Client
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.server cimport Server
 from bouncer.relay.stream cimport StreamList
+from bouncer.relay.texts cimport Changes
 from bouncer.relay.tracked cimport TrackedParams
 
 cdef enum:
@@ -63,6 +64,7 @@ cdef class Pool:
         # What the first login of a server has told (client sheet 6.2)
         public bytes welcome    # untracked ParameterStatus messages; None: unknown
         public TrackedParams defaults
+        public Changes changes  # of its database, shared with all pools of that
         # Asks a server for what it does not report; None: nobody here has such values
         public bytes learn_query
         # Policy's own notes; the relay does not look at them

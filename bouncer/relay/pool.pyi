@@ -5,6 +5,7 @@ from typing import Any
 from bouncer.relay.client import Client
 from bouncer.relay.poller import Poller
 from bouncer.relay.stream import StreamList
+from bouncer.relay.texts import Changes
 
 def break_release(on: bool) -> None: ...
 
@@ -37,6 +38,7 @@ class Pool:
     reset_on_release: bool
     check_on_release: bool
     reset_query: bytes
+    changes: Changes
     check_query: bytes
     lifetime_us: int
     welcome: bytes | None

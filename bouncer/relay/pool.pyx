@@ -20,6 +20,7 @@ from bouncer.relay.server cimport (
     SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE, SV_TESTED, SV_USED, Server,
     move_server)
 from bouncer.relay.stream cimport Stream, StreamList
+from bouncer.relay.texts cimport Changes
 from bouncer.relay.tracked cimport set_batch
 
 
@@ -70,6 +71,7 @@ cdef class Pool:
         self.lifetime_us = 3600 * 1000000
         self.reset_query = b""
         self.check_query = b""
+        self.changes = Changes()
 
     # Called by clients
 

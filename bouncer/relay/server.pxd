@@ -8,10 +8,9 @@ cdef class Server(Stream)
 
 from bouncer.relay.checked cimport CHECKED, check_server_move
 from bouncer.relay.client cimport Client
-from bouncer.relay.ledger cimport Ledger
+from bouncer.relay.ledger cimport Ledger, Owed
 from bouncer.relay.pool cimport Pool
-from bouncer.relay.statements cimport (
-    Pending, Prepared, PreparedSet, Statement, Unnamed)
+from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Unnamed
 from bouncer.relay.tracked cimport TrackedParams
 
 cdef enum ServerState:
@@ -81,6 +80,8 @@ cdef class Server(Stream):
         uint64_t forgetting     # what was parsed up to this note is perhaps gone soon
         bytes reworded          # what goes out instead of this message; None: that
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
+        uint64_t bound          # number of the statement of the last Bind that worked
+        bint changing           # what it runs has changed the database
         uint64_t evicting       # first group with an unanswered Close of ours; 0: none
         public bytes cancel_key
         public bytes error      # first ErrorResponse while we were asking, or its head
@@ -101,16 +102,17 @@ cdef class Server(Stream):
     cdef Py_ssize_t swallow(self, const char* p, Py_ssize_t count) except -1
     cdef Py_ssize_t unlinked(self, const char* p, Py_ssize_t count) except -1
     cdef int pass_on(self, Client client, const char* p, Py_ssize_t count) except -1
-    cdef int note_settled(self) except -1
+    cdef int note_settled(self, Owed* head, int code) except -1
+    cdef int note_types(self, bytes types) except -1
     cdef int on_ready(self, int status) except -1
     cdef int finish_asking(self) except -1
     cdef int set_failed(self, Client client) except -1
     cdef bint may_say_goodbye(self) except -1
     cdef int find_place(self) except -1
     cdef int settle_ready(self) except -1
+    cdef int bury(self, set unborn) except -1
     cdef int probe(self) except -1
     cdef bint can_answer_now(self) except -1
-    cdef int bury(self, set unborn) except -1
     cdef int crowd(self) except -1
     cdef bint is_forgetting(self) except -1
     cdef bytes client_name(self, bytes number)
@@ -122,7 +124,8 @@ cdef class Server(Stream):
     cdef int note_long(self, int code, const char* p) except -1
     cdef int note_parameter(self, const char* p, Py_ssize_t count) except -1
     cdef int note_error(self, bytes body) except -1
-    cdef int retire_prepared(self) except -1
+    cdef int note_stale(self, Owed* head, bytes body) except -1
+    cdef int note_change(self) except -1
     cdef int note_end(self, bytes body) except -1
     cdef int note_scope(self) except -1
     cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1

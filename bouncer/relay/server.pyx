@@ -14,25 +14,27 @@ from libc.string cimport memcmp, memcpy
 from bouncer import log
 from bouncer.relay.client cimport CL_WAITING, Client
 from bouncer.relay.ledger cimport (
-    COPY_FAILED, COPY_NONE, EMPTIED, FAKE, FORWARD, LATE, NO_ERROR, OURS, PASSES,
-    PROBED, REFUSED, STRANGE, SWALLOW, Ledger, Owed, is_goal, notes_made)
+    COPY_FAILED, COPY_NONE, EMPTIED, FAKE, FORWARD, NO_ERROR, OURS, PASSES, PROBED,
+    REFUSED, SETTLES, STRANGE, SWALLOW, TELLS, Ledger, Owed, is_goal, next_note,
+    notes_made)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
 from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
 from bouncer.relay.statements cimport (
-    DEALLOCATED, TOO_MANY, NameTable, Pending, Prepared, PreparedSet, Statement,
-    Unnamed, by_place)
+    NameTable, Pending, Prepared, PreparedSet, Unnamed)
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.talk import READ_BYTE
+from bouncer.relay.texts cimport (
+    DEALLOCATED, NO_ROWS, SOME_ROWS, TOO_MANY, Statement, retire)
 from bouncer.relay.tracked cimport (
     TrackedParams, applied, changed, doubted, is_same, means_something, merged,
     parameter_name, set_batch, sets_unreported, tracked_index, with_own)
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
-    BE_EMPTY_QUERY, BE_ERROR, BE_NOTIFICATION, BE_PARAMETER_STATUS, BE_READY, FE_BIND,
-    FE_CLOSE, FE_DESCRIBE, FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC,
-    STATUS_FAILED, STATUS_IDLE)
+    BE_EMPTY_QUERY, BE_ERROR, BE_NO_DATA, BE_NOTIFICATION, BE_PARAMETER_STATUS,
+    BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE, FE_FUNCTION_CALL, FE_PARSE,
+    FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 
 cdef enum:
@@ -52,6 +54,11 @@ search_name = re.compile(rb"PGBOUNCER_(\d{1,19}\b|(?:none|taken)_[0-9a-f]{16})")
 # What an error says that comes of a statement which no longer fits the tables and types
 # that it was parsed with. Not of a missing right (42501) or a portal's name (42P03).
 search_stale = re.compile(rb"\0C(?:42(?!501|P03)|XX)").search
+# ... or perhaps comes of a type that is another one by now: a value is refused.
+search_refused = re.compile(rb"\0C22").search
+# CommandComplete with these letters in front is looked at: ALTER, CREATE, DROP, ...
+cdef uint8_t[256] LOOKED_AT
+LOOKED_AT[0x41] = LOOKED_AT[0x43] = LOOKED_AT[0x44] = 1
 cdef bint log_disconnections = True
 
 
@@ -198,6 +205,7 @@ cdef class Server(Stream):
         cdef Ledger ledger = self.ledger
         cdef uint64_t forwarded = 0
         cdef int verdict
+        cdef Owed* head
         self.idle_since = poller.now
         if client is None:
             return self.unlinked(p, count)
@@ -272,7 +280,9 @@ cdef class Server(Stream):
                 continue
             if (code == BE_PARAMETER_STATUS
                     or (code == BE_COMMAND_COMPLETE
-                        and (length <= 10 or length == 19 or length == 16))
+                        and (length <= 10 or length >= 14 and (
+                            count - pos == HEADER
+                            or LOOKED_AT[<uint8_t>p[pos + HEADER]])))
                     or code == BE_ERROR):
                 # Looked into: needed whole. Of one that is too large for that the
                 # first fields must do.
@@ -310,26 +320,38 @@ cdef class Server(Stream):
                     client.end(client.leaving, False, "08P01")
                     return count
                 continue
-            if verdict == STRANGE:
-                self.pass_on(client, p + start, pos - start)
-                self.remain = 0
-                log.error(f"{self.prefix} unknown pkt: '{shown_code(code)}'")
-                self.end("unknown pkt", True, True, "08P01")
-                return count
-            if verdict == OURS or verdict == LATE or verdict == PROBED:
+            if verdict != SETTLES:
+                if verdict == TELLS:
+                    if count - pos < total and total <= WHOLE_LIMIT:
+                        forwarded -= total
+                        self.remain = 0
+                        break           # looked at whole
+                    if total <= WHOLE_LIMIT:
+                        self.note_types(p[pos + HEADER:pos + total])
+                    if ledger.at(0).action != SWALLOW:
+                        continue
                 self.pass_on(client, p + start, pos - start)
                 start = pos
+                if verdict == STRANGE:
+                    self.remain = 0
+                    log.error(f"{self.prefix} unknown pkt: '{shown_code(code)}'")
+                    self.end("unknown pkt", True, True, "08P01")
+                    return count
                 self.skipping = True
                 if verdict == PROBED:
                     if code == BE_ERROR:
                         self.close_needed = True    # it is in no state to be shared
                     continue
-                if verdict == LATE:
+                if verdict != OURS:
                     continue
                 if ledger.at(0).action == REFUSED:
                     # It takes anything: no PostgreSQL.
                     client.send(<const char*>TOO_MANY, len(TOO_MANY))
-            self.note_settled()
+            head = ledger.at(0)
+            if head.kind == FE_BIND:
+                self.bound = head.about
+            if head.note != NULL:
+                self.note_settled(head, code)
             ledger.pop()
             # What we answer ourselves goes behind this message.
             self.fakes_due = ledger.answer_is_ours()
@@ -396,18 +418,31 @@ cdef class Server(Stream):
             self.fakes_due = True
         return 0
 
-    cdef int note_settled(self) except -1:
-        """The head is about to be settled: a Parse is now known to have worked."""
-        cdef Owed* head = self.ledger.at(0)
+    cdef int note_settled(self, Owed* head, int code) except -1:
+        """*code* is about to settle the head: a Parse is now known to have worked."""
         cdef Pending pending
-        if (head.kind == FE_PARSE and head.note != NULL and self.prepared is not None
-                and not head.unnamed):
+        if head.kind == FE_DESCRIBE:
+            pending = <Pending>head.note
+            if pending.about is not None:
+                pending.about.rows = NO_ROWS if code == BE_NO_DATA else SOME_ROWS
+            return 0
+        if (head.kind == FE_PARSE and self.prepared is not None and not head.about):
             pending = <Pending>head.note
             if pending.statement is None:
                 return 0
             item = self.prepared.find(pending.statement)
             if item != NULL and item.group == pending.group:
                 item.seen = True
+        return 0
+
+    cdef int note_types(self, bytes types) except -1:
+        """A ParameterDescription has come for a statement of which we have none."""
+        cdef Owed* head = self.ledger.at(0)
+        cdef Pending pending
+        if head.note != NULL:
+            pending = <Pending>head.note
+            if pending.about is not None:
+                pending.about.learn_types(types)
         return 0
 
     cdef int copy_given_up(self) except -1:
@@ -441,6 +476,7 @@ cdef class Server(Stream):
         cdef Ledger ledger = self.ledger
         cdef bint failed = ledger.reach != NO_ERROR
         cdef uint32_t count, i
+        cdef set unborn = None          # numbers of Parses whose names are closed
         if not failed and ledger.count == 1 and is_goal(ledger.at(0).kind):
             ledger.spoke = False        # nearly always
             ledger.copy = COPY_NONE
@@ -462,6 +498,17 @@ cdef class Server(Stream):
         while count:
             ledger.pop()
             count -= 1
+        return 0 if unborn is None else self.bury(unborn)
+
+    cdef int bury(self, set unborn) except -1:
+        """These Parses have failed: a later Close that is skipped brings back none."""
+        cdef Owed* entry
+        cdef uint32_t i
+        for i in range(self.ledger.count):
+            entry = self.ledger.at(i)
+            if (entry.kind == FE_CLOSE and entry.action == FAKE and entry.note != NULL
+                    and (<Pending>entry.note).made in unborn):
+                (<Pending>entry.note).statement = None
         return 0
 
     cdef int skipped(self, uint32_t index) except -1:
@@ -480,7 +527,6 @@ cdef class Server(Stream):
         if pending.statement is None:
             return 0                # nothing to bring back
         if entry.kind == FE_PARSE:
-        cdef set unborn = None          # numbers of Parses whose names are closed
             if entry.action != FAKE and self.prepared is not None:
                 item = self.prepared.find(pending.statement)
                 if item != NULL and item.group == pending.group:
@@ -488,7 +534,7 @@ cdef class Server(Stream):
             if (pending.name is not None and client is not None
                     and client.names is not None):
                 # The statement does not exist: its name is free again.
-                client.names.parse_failed(pending.name, pending.statement)
+                return not client.names.parse_failed(pending.name, pending.statement)
         elif entry.action == SWALLOW:
             if pending.made <= self.ledger.forgotten:
                 return 0
@@ -501,17 +547,6 @@ cdef class Server(Stream):
         elif (client is not None and pending.name is not None
                 and pending.made > client.forgotten):
             if client.names is None:
-        return 0 if unborn is None else self.bury(unborn)
-
-    cdef int bury(self, set unborn) except -1:
-        """These Parses have failed: a later Close that is skipped brings back none."""
-        cdef Owed* entry
-        cdef uint32_t i
-        for i in range(self.ledger.count):
-            entry = self.ledger.at(i)
-            if (entry.kind == FE_CLOSE and entry.action == FAKE and entry.note != NULL
-                    and (<Pending>entry.note).made in unborn):
-                (<Pending>entry.note).statement = None
                 client.names = NameTable()
             if client.names.entry_of(pending.name, len(pending.name)) == NULL:
                 client.names.put(
@@ -532,13 +567,13 @@ cdef class Server(Stream):
         cdef uint32_t i
         for i in range(count, 0, -1):
             entry = ledger.at(i - 1)
-            if i == 1 and entry.unnamed:
-                if self.unnamed == entry.unnamed:
+            if i == 1 and entry.kind == FE_PARSE and entry.about:
+                if self.unnamed == entry.about:
                     self.unnamed = 0
                 if entry.action == FORWARD:
                     before = Unnamed.__new__(Unnamed)
-                    before.changed = entry.unnamed
-                    last = last or entry.unnamed
+                    before.changed = entry.about
+                    last = last or entry.about
             elif (entry.note != NULL and isinstance(<object>entry.note, Unnamed)
                     and not (i == count and is_goal(entry.kind))):
                 before = <Unnamed>entry.note
@@ -628,6 +663,9 @@ cdef class Server(Stream):
             self.put_back(client)
         if status != STATUS_IDLE:
             return 0 if client.leaving is None else client.finish()
+        if self.changing:
+            self.changing = False
+            self.pool.changes.latest = next_note()  # only now others see it, or no more
         if client.transaction_start:
             pool.transaction_us += now - client.transaction_start
             client.transaction_start = 0
@@ -1037,10 +1075,7 @@ cdef class Server(Stream):
         """Say an error about a statement with the name that the client gave it.
 
         One that contradicts what we know must not come for ever. 26000: a statement is
-        gone, by SQL; 42P05: there is one that we do not know; RevalidateCachedQuery:
-        its result has other columns since a table changed; class 42 or XX at a Bind or
-        Describe: what it was parsed with has changed or gone, say the type of a
-        parameter, and a Parse by somebody new would not fail. From now on a Close goes
+        gone, by SQL; 42P05: there is one that we do not know. From now on a Close goes
         before each Parse, and each is parsed again.
         """
         cdef int kind
@@ -1057,16 +1092,10 @@ cdef class Server(Stream):
         found = search_name(body)
         known = found is None
         if self.prepared is not None and found is not None and found[1].isdigit():
-            known = self.prepared.has_number(int(found[1]))
-        stale = (b"\0RRevalidateCachedQuery\0" in body
-                 or ((kind == FE_BIND or kind == FE_DESCRIBE)
-                     and search_stale(body) is not None))
-        if self.prepared is not None and stale:
-            # The other servers' are as stale; a text that is new there is not.
-            self.retire_prepared()
+            known = self.prepared.numbered(int(found[1])) != NULL
+        self.note_stale(head, body)
         if self.prepared is not None and (
-                stale
-                or (b"\0C26000\0" in body and known)
+                (b"\0C26000\0" in body and known)
                 or (b"\0C42P05\0" in body
                     and (found is None or found[1].isdigit()))):
             self.doubting = True
@@ -1077,18 +1106,50 @@ cdef class Server(Stream):
             self.reworded = b"E" + (len(body) + 4).to_bytes(4, "big") + body
         return 0
 
-    cdef int retire_prepared(self) except -1:
-        """What it has fits its tables no longer: who prepares a text anew gets another.
+    cdef int note_stale(self, Owed* head, bytes body) except -1:
+        """Does an error say that the statement at the head fits its tables no longer?
 
-        Those who hold one of them keep it, for they know its columns.
+        RevalidateCachedQuery: its result has other columns since a table changed; class
+        42 or XX at a Bind or Describe: what it was parsed with has changed or gone, say
+        the type of a parameter, and a Parse by somebody new would not fail. It is
+        parsed again here, and who prepares its text anew gets another on each server,
+        for those of the others are as stale. Class 22 at a Bind: a value is refused,
+        mostly for its own sake, but the type that PostgreSQL has found for it may be
+        another one by now. Who holds the statement keeps it, and knows its columns.
         """
-        cdef Prepared* item = self.prepared.oldest
-        cdef Statement statement
-        while item != NULL:
-            statement = <Statement>item.statement
-            if by_place.get(statement.place) is statement:
-                del by_place[statement.place]
-            item = item.newer
+        cdef Prepared* item
+        cdef uint64_t number = self.bound if head.kind == FE_EXECUTE else head.about
+        cdef bint stale = b"\0RRevalidateCachedQuery\0" in body
+        if head.kind == FE_PARSE and head.action == SWALLOW and head.note != NULL:
+            if (isinstance(<object>head.note, Pending)
+                    and (<Pending>head.note).statement is not None
+                    and search_stale(body) is not None):
+                (<Pending>head.note).statement.unlearn()    # its types may be gone
+            return 0
+        if number == 0 or head.kind == FE_PARSE or self.prepared is None:
+            return 0
+        if head.kind != FE_EXECUTE:
+            stale = stale or search_stale(body) is not None
+        if not stale and (head.kind != FE_BIND or search_refused(body) is None):
+            return 0
+        item = self.prepared.numbered(number)
+        if item == NULL or not stale and not (<Statement>item.statement).infers():
+            return 0
+        retire(<Statement>item.statement)
+        if stale:
+            (<Statement>item.statement).unlearn()
+            item.seen = False
+            item.group = 0
+        return 0
+
+    cdef int note_change(self) except -1:
+        """The database has changed: what is known of texts may be wrong (see texts).
+
+        And once more when the transaction is over: only then others see it, or, after
+        a ROLLBACK, what was parsed behind it sees it no more.
+        """
+        self.pool.changes.latest = next_note()
+        self.changing = True
         return 0
 
     cdef int note_end(self, bytes body) except -1:
@@ -1134,6 +1195,10 @@ cdef class Server(Stream):
                 or (count == 3 and memcmp(p, b"DO\0", 3) == 0)
                 or (count == 5 and memcmp(p, b"CALL\0", 5) == 0)):
             self.learn_due = True
+        if (count > 9 and (memcmp(p, b"CREATE ", 7) == 0 or memcmp(p, b"ALTER ", 6) == 0
+                           or memcmp(p, b"DROP ", 5) == 0)
+                or count == 3 and memcmp(p, b"DO\0", 3) == 0):
+            self.note_change()
         if count == 6:
             if memcmp(p, b"RESET\0", 6) == 0:
                 self.has_reset = True

@@ -1,32 +1,9 @@
 """Prepared statements shared by clients: contract of statements.pyx (D7)."""
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
-
-cdef dict by_place              # Statement.place -> it: what a Parse of its text gets
-cdef bytes TOO_MANY             # the error of a client that has MOST_NAMES
-cdef bytes DEALLOCATED          # CommandComplete of a DEALLOCATE
-cdef bytes NOWHERE              # the name of a statement that no server ever has
-cdef bytes TAKEN                # ... of one that is made to be in the way
-
-
-cdef class Statement:
-    """One text with its parameter types, whatever clients call it.
-
-    And with the parameters under which it is parsed: a literal without a time zone,
-    say, is another moment in another one.
-    """
-    cdef:
-        readonly bytes key      # query text, 0, type count, types: as in Parse
-        readonly bytes scope    # TrackedParams.scope of whoever prepared it
-        tuple place             # in the table of all: scope and key
-        readonly uint64_t number
-        readonly bytes name     # PGBOUNCER_<number>
-        readonly bint forgets   # it may make its server forget statements
-        readonly bint resets    # it may reset parameters
-        readonly bint sets      # it may set some by set_config()
-        uint32_t users          # clients and servers that refer to it
+from bouncer.relay.texts cimport Statement
 
 
 cdef class Pending:
@@ -34,6 +11,7 @@ cdef class Pending:
     cdef:
         bytes name              # the client's name for it; None when we asked
         Statement statement     # None: nothing is to be undone, an error names it
+        Statement about         # of a Describe: whose answer tells what we do not know
         bint seen               # of a Close: what was known of the statement
         uint64_t group          # of a Parse: its group; of a Close: as *seen*
         uint64_t number         # of the note, see ledger.next_note
@@ -128,12 +106,5 @@ cdef class PreparedSet:
     cdef int forget(self, uint64_t upto) except -1
     cdef int doubt(self) noexcept
     cdef bint has_since(self, uint64_t group) noexcept
-    cdef bint has_number(self, uint64_t number) noexcept
+    cdef Prepared* numbered(self, uint64_t number) noexcept
     cdef int clear(self) except -1
-
-
-cdef Statement statement_for(bytes key, bytes scope)
-cdef Statement numbered(uint64_t number, bytes key, bytes scope)
-cdef uint64_t unused_number() noexcept
-cdef int drop_unused(Statement statement) except -1
-cdef int let_go(Statement statement) except -1

@@ -1,14 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, nonecheck=True
-"""Prepared statements: one text, many clients, many servers.
+"""Who has prepared what: the names of a client, the statements of a server.
 
-A statement is keyed by its full text, its parameter types and the tracked parameters
-under which it is parsed, never by a hash alone. Clients keep their own names; servers
-know it as PGBOUNCER_<n>. It lives as long as a client or a server refers to it, so
-memory is bounded by what is in use. Both tables are C: a Bind looks up twice and
-allocates nothing. Names are the clients' choice, so they are hashed with a key that
-nobody knows. DEALLOCATE ALL forgets what was parsed before it, not what has been
-sent behind it: both tables are strung in the order of parsing, too, so that this
-costs what it forgets.
+Clients keep their own names; servers know a statement by its number (see texts.pyx).
+Both tables are C: a Bind looks up twice and allocates nothing. Names are the clients'
+choice, so they are hashed with a key that nobody knows. DEALLOCATE ALL forgets what was
+parsed before it, not what has been sent behind it: both tables are strung in the order
+of parsing, too, so that this costs what it forgets.
 """
 
 import os
@@ -20,43 +17,17 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from bouncer.relay.intent cimport holds_forgetting, may_reset, may_set
-from bouncer.wire.messages import error_response
+from bouncer.relay import texts
+from bouncer.relay.texts cimport Statement, let_go
 
-TOO_MANY = error_response("too many prepared statements", "54000", "ERROR")
-DEALLOCATED = b"C\0\0\0\x0FDEALLOCATE\0"
-# Nobody can guess these, so nobody has prepared one of them by SQL.
-cdef bytes secret = os.urandom(8).hex().encode()
-NOWHERE = b"PGBOUNCER_none_" + secret
-TAKEN = b"PGBOUNCER_taken_" + secret
-cdef dict by_place = {}         # Statement.place -> it, while somebody refers to it
-cdef uint64_t last_number = 0
+# What Python callers ask of statements, they ask here.
+known_statements = texts.known_statements
+number_from = texts.number_from
 
 # Another key in each process: nobody can choose names or numbers that collide.
 cdef uint64_t key_first = int.from_bytes(os.urandom(8), "little")
 cdef uint64_t key_second = int.from_bytes(os.urandom(8), "little")
 cdef uint64_t spread = int.from_bytes(os.urandom(8), "little") | 1
-
-
-def known_statements():
-    """How many distinct statements are in use."""
-    return len(by_place)
-
-
-def number_from(uint64_t number):
-    """Number new statements above *number*.
-
-    Servers that were taken over have statements of which we know nothing.
-    """
-    global last_number
-    if number > last_number:
-        last_number = number
-
-
-cdef class Statement:
-
-    def __repr__(self):
-        return f"Statement({self.name.decode()}, users={self.users})"
 
 
 cdef class Pending:
@@ -65,53 +36,6 @@ cdef class Pending:
 
 cdef class Unnamed:
     pass
-
-
-cdef Statement statement_for(bytes key, bytes scope):
-    """The statement of this text; the caller counts itself in as a user."""
-    cdef tuple place = (scope, key)
-    cdef Statement statement = by_place.get(place)
-    if statement is None:
-        statement = numbered(last_number + 1, key, scope)
-    return statement
-
-
-cdef Statement numbered(uint64_t number, bytes key, bytes scope):
-    """A new statement with this number, from another process perhaps (see carried)."""
-    cdef Statement statement = Statement.__new__(Statement)
-    statement.key = key
-    statement.scope = scope
-    statement.place = (scope, key)
-    statement.number = number
-    statement.name = b"PGBOUNCER_%d" % number
-    statement.forgets = holds_forgetting(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
-    statement.resets = may_reset(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
-    statement.sets = may_set(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
-    by_place[statement.place] = statement
-    number_from(number)
-    return statement
-
-
-cdef int drop_unused(Statement statement) except -1:
-    """Forget a statement that has come to no user."""
-    if statement.users == 0 and by_place.get(statement.place) is statement:
-        del by_place[statement.place]
-    return 0
-
-
-cdef int let_go(Statement statement) except -1:
-    """One user less; the last one takes the statement along."""
-    statement.users -= 1
-    if statement.users == 0 and by_place.get(statement.place) is statement:
-        del by_place[statement.place]
-    return 0
-
-
-cdef uint64_t unused_number() noexcept:
-    """A number that no statement has or will get."""
-    global last_number
-    last_number += 1
-    return last_number
 
 
 cdef inline uint64_t turned(uint64_t value, int bits) noexcept nogil:
@@ -414,11 +338,15 @@ cdef class PreparedSet:
         self.clear()
 
     cdef Prepared* find(self, Statement statement) except? NULL:
+        return self.numbered(statement.number)
+
+    cdef Prepared* numbered(self, uint64_t number) noexcept:
+        """The statement with this number, if it is believed to be there."""
         cdef Prepared* item
         if self.count == 0:
             return NULL
-        item = self.buckets[bucket(statement.number, self.capacity)]
-        while item != NULL and item.number != statement.number:
+        item = self.buckets[bucket(number, self.capacity)]
+        while item != NULL and item.number != number:
             item = item.chain
         return item
 
@@ -582,16 +510,6 @@ cdef class PreparedSet:
             item = item.newer
         if item == NULL:
             self.latest = latest        # none is looked at again before one is added
-        return item != NULL
-
-    cdef bint has_number(self, uint64_t number) noexcept:
-        """Is the statement with this number believed to be there?"""
-        cdef Prepared* item
-        if self.count == 0:
-            return False
-        item = self.buckets[bucket(number, self.capacity)]
-        while item != NULL and item.number != number:
-            item = item.chain
         return item != NULL
 
     def names(self):

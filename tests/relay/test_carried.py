@@ -222,6 +222,8 @@ NOT_CARRIED = {
              "put_back_due",
              "learnt", "asked_status", "asked"), STILL),
         "equal_to": CACHE,
+        "bound": "the statement of an error; nothing is executed meanwhile",
+        "changing": "all statements are new in the next process",
         "ledger": "field by field, below",
         "forgetting": "put in as the careful side of what is owed",
         "fresh": "whoever had it before: its session is discarded before auth_query",

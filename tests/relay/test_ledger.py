@@ -13,11 +13,12 @@ OURS = {
     "x": ("Q", SWALLOW),
     "p": ("P", SWALLOW),
     "k": ("C", SWALLOW),
+    "d": ("D", SWALLOW),
     "f": ("P", FAKE),
 }
 
 # What happens, step by step, "asked:heard" -> what is owed then. Of ours: x a probe, p
-# a Parse, k a Close, f a Parse that we answer ourselves.
+# a Parse, k a Close, d a Describe, f a Parse that we answer ourselves.
 ROWS = {
     "a query": [("Q:", "Q"), (":TDC", "Q"), (":Z", "")],
     "queries in a row": [("QQQ:TDCZ", "QQ"), (":EZ", "Q"), (":CZ", "")],
@@ -97,6 +98,9 @@ def test_what_comes_next_is_skipped(steps, skips):
         ("Q:R", "strange"),
         ("Q:K", "strange"),
         (":1", "passes"),
+        ("D:t", "passes"),
+        ("d:t", "tells"),
+        ("d:n", "ours"),
     ],
 )
 def test_whose_a_message_is(step, heard):

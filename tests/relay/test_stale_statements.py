@@ -28,6 +28,9 @@ def test_statement_that_fits_no_longer_is_parsed_again_after_one_error(
     server.take()
     other = r.client()
     other.send(f.parse("b", "select $1::t"), make("b"), f.SYNC)
+    assert f.codes(server.take())[:1] == "P"
+    server.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.ready())
+    client.send(make("a"), f.SYNC)
     assert f.codes(server.take())[:2] == "CP"
 
 
@@ -70,3 +73,115 @@ def test_changed_table_is_told_once_and_not_by_each_server(relay, error):
     other.send(f.PARSE_COMPLETE, f.BIND_COMPLETE, f.ready())
     second.send(f.bind("b"), f.SYNC)
     assert f.codes(other.take()) == "BS"
+
+
+def refuse_at(server, *before, sqlstate="42883"):
+    server.send(*before, f.error(sqlstate, "no"), f.ready())
+    server.take()
+
+
+PIPELINES = {
+    "Bind of the second": (
+        [f.bind("a"), f.execute(), f.bind("b"), f.execute(), f.SYNC],
+        [f.BIND_COMPLETE, f.complete("SELECT 1")],
+    ),
+    "Describe of the second": (
+        [f.describe("a"), f.describe("b"), f.bind("a"), f.SYNC],
+        [f.message(b"t", b"\0\0"), f.NO_DATA],
+    ),
+    "with others that are closed meanwhile": (
+        [f.bind("a"), f.bind("b"), f.close("a"), f.bind("c"), f.SYNC],
+        [f.BIND_COMPLETE],
+    ),
+    "in a later unit": (
+        [f.bind("a"), f.SYNC, f.bind("b"), f.SYNC, f.bind("c"), f.SYNC],
+        [f.BIND_COMPLETE, f.ready()],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", PIPELINES)
+def test_only_the_statement_that_failed_is_parsed_again(relay, how):
+    """All that its server had was: where Binds often failed, nothing was shared."""
+    r = relay()
+    client = r.client()
+    for name in "abc":
+        server = prepared(r, client, name, f"select {name}")
+    asked, before = PIPELINES[how]
+    client.send(*asked)
+    server.take()
+    refuse_at(server, *before)
+    if how == "in a later unit":
+        server.send(f.BIND_COMPLETE, f.ready())
+    other = r.client()
+    for name, codes in (("a", "BS"), ("b", "PBS"), ("c", "BS")):
+        other.send(f.parse(name, f"select {name}"), f.bind(name), f.SYNC)
+        assert f.codes(server.take()) == codes
+        server.send(f.PARSE_COMPLETE * (codes == "PBS"), f.BIND_COMPLETE, f.ready())
+        assert other.codes() == "12Z"
+
+
+def test_execute_that_is_stale_speaks_of_what_was_bound_last(relay):
+    r = relay()
+    client = r.client()
+    for name in "ab":
+        server = prepared(r, client, name, f"select {name}")
+    client.send(f.bind("a"), f.execute(), f.bind("b"), f.execute(), f.SYNC)
+    server.take()
+    fields = b"SERROR\0C0A000\0Mno\0RRevalidateCachedQuery\0\0"
+    server.send(f.BIND_COMPLETE, f.complete("SELECT 1"), f.BIND_COMPLETE)
+    server.send(f.message(b"E", fields), f.ready())
+    other = r.client()
+    for name, codes in (("a", "BS"), ("b", "PBS")):
+        other.send(f.parse(name, f"select {name}"), f.bind(name), f.SYNC)
+        assert f.codes(server.take()) == codes
+        server.send(f.PARSE_COMPLETE * (codes == "PBS"), f.BIND_COMPLETE, f.ready())
+
+
+def test_error_of_an_unnamed_statement_retires_nothing(relay):
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "select a")
+    client.send(f.bind("a"), f.parse("", "select x"), f.bind(""), f.execute(), f.SYNC)
+    server.take()
+    refuse_at(server, f.BIND_COMPLETE, f.PARSE_COMPLETE)
+    other = r.client()
+    other.send(f.parse("a", "select a"), f.bind("a"), f.SYNC)
+    assert f.codes(server.take()) == "BS"
+
+
+@pytest.mark.parametrize("sqlstate", ["22003", "22P02", "22P03"])
+def test_refused_value_lets_the_next_parse_reach_postgresql(relay, sqlstate):
+    """An int column is bigint by now: who prepared the text anew got the old type.
+
+    Who holds the statement keeps it: with PostgreSQL, too, its types stay.
+    """
+    r = relay()
+    client = r.client()
+    server = prepared(r, client, "a", "select $1 + a from t")
+    client.send(f.bind("a", "", "99999999999"), f.SYNC)
+    server.take()
+    refuse_at(server, sqlstate=sqlstate)
+    client.send(f.bind("a", "", "1"), f.SYNC)
+    assert f.codes(server.take()) == "BS"
+    server.send(f.BIND_COMPLETE, f.ready())
+    other = r.client()
+    other.send(f.parse("b", "select $1 + a from t"), f.bind("b", "", "1"), f.SYNC)
+    assert f.codes(server.take()) == "PBS"
+
+
+@pytest.mark.parametrize(("sql", "types"), [("select 1", ()), ("select $1", (23,))])
+def test_refused_value_of_a_given_type_costs_no_parse(relay, sql, types):
+    """Parsed again it would have the same type."""
+    r = relay()
+    client = r.client()
+    client.send(f.parse("a", sql, *types), f.SYNC)
+    server = r.servers[0]
+    server.send(f.PARSE_COMPLETE, f.ready())
+    client.take(), server.take()
+    client.send(f.bind("a", "", "many"), f.SYNC)
+    server.take()
+    refuse_at(server, sqlstate="22P02")
+    other = r.client()
+    other.send(f.parse("b", sql, *types), f.bind("b", "", "1"), f.SYNC)
+    assert f.codes(server.take()) == "BS"

@@ -61,6 +61,7 @@ NOT_TOLD = {
                          "older"), COUNTED),
         **dict.fromkeys(("welcomes", "last_welcome", "flagged", "idle_since"), CACHE),
         **dict.fromkeys(("unreported", "learn_query"), "from the values of clients"),
+        "changes": "all statements are new in the next process",
         **dict.fromkeys(("last_error", "last_sqlstate", "refused_at", "evidence",
                          "last_lifetime_close", "held_told", "reached", "hosts",
                          "host_key"), ATTEMPTS),
