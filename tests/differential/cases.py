@@ -120,15 +120,15 @@ REACHES = {
     "1e Describe without rows in a failed block": (
         'P("u","set timezone = \'UTC\'") S | Q("begin") Q("selec") D("S","u") S Q("rollback")'
     ),
+    "1e on a server that lacks it, with types": (
+        'P("u","insert into t1 values ($1, $2)") P("v","select \'$2\', $1::int") S | @ @'
+        ' Q("begin") Q("selec") D("S","u") B("","u","1","2","3") E S B("","v") E S'
+        ' D("S","v") S B("","v","1") E S Q("rollback") | B("","u","1","x") E S'
+        ' & @ Q("deallocate all") | @ Q("select 1")'
+    ),
     "1e wrong count in a failed block": (
         'P("u","select $1::int") S | Q("begin") Q("selec") B("","u") E S Q("rollback")'
     ),
-    "1e on a server that lacks it": (
-        'P("u","set timezone = \'UTC\'") P("v","select $1::int") S | @ @ Q("begin")'
-        ' Q("selec") D("S","u") S B("","v") E S Q("rollback")'
-        ' & @ Q("deallocate all") | @ Q("select 1")'
-    ),
-}  # fmt: skip
     "1e Close of what was skipped": (
         'E P("s","select 4") S D("S","no") C("S","s") S B("","s") E S P("s","select 5") S'
         ' | B("","s") E S'
@@ -136,6 +136,12 @@ REACHES = {
     "1e taken name in a COPY": (
         'P("s","select 4") S | Q("copy t1 from stdin") | P("s","select 5") S'
     ),
+    "1e on a server that lacks it": (
+        'P("u","set timezone = \'UTC\'") P("v","select $1::int") S | @ @ Q("begin")'
+        ' Q("selec") D("S","u") S B("","v") E S Q("rollback")'
+        ' & @ Q("deallocate all") | @ Q("select 1")'
+    ),
+}  # fmt: skip
 NAMES = {
     "1c taken": 'P("s","select 4") S | P("s","select 4") S | B("","s") E S',
     "1c taken, other text": 'P("s","select 4") S | P("s","select 5") S | B("","s") E S',

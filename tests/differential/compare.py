@@ -24,6 +24,14 @@ def without_pid(body: bytes) -> bytes:
     return bytes(4) + body[4:]
 
 
+def without_line(body: bytes) -> bytes:
+    """25P02 without the line of PostgreSQL's source that it comes from."""
+    if b"\0C25P02\0" not in body:
+        return body
+    parts = body.split(b"\0")
+    return b"\0".join(part for part in parts if part[:1] not in (b"L", b"R"))
+
+
 @dataclass(frozen=True)
 class Allowance:
     """A difference that must be."""
@@ -35,6 +43,9 @@ class Allowance:
 
 MUST_DIFFER = [
     Allowance(b"A", "the notifying backend is another process", without_pid),
+    Allowance(
+        b"E", "a Bind or Describe is refused by the Parse before it", without_line
+    ),
 ]
 # At login: AuthenticationOk and the cancel key are left out, for the key is ours and a
 # pooler may ask for a password where PostgreSQL does not; the order of parameters is

@@ -27,9 +27,7 @@ from tests.differential.speech import (
 )
 from tests.differential.texts import Statement
 
-STILL_OPEN = {
-    "evicted": "1e: an evicted statement in a failed block",
-}
+STILL_OPEN: dict[str, str] = {}
 NAMES = ("s1", "s2", "s3")
 PORTALS = ("", "", "", "c1", "c2")
 SIZES = (1, 1, 1, 3)
@@ -345,12 +343,9 @@ class Writer:
         if self.unnamed is not None and self.chance(30):
             return ""
         known = sorted(self.names)
-        may_name = self.may_name
-        if self.in_block and self.prepared == 2 and not self.may("evicted"):
-            known, may_name = [], False
         if known and self.chance(50):
             return self.dice.choice(known)
-        name = self.dice.choice((*NAMES, "")) if may_name else ""
+        name = self.dice.choice((*NAMES, "")) if self.may_name else ""
         statement = self.dice.choice(texts.STATEMENTS)
         if name in self.names and not (self.may("doubtful names") and self.chance(15)):
             if not self.may("skipped close"):

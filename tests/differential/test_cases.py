@@ -13,8 +13,6 @@ from tests.differential.ground import PATIENCE, Arena
 SHORT_PATIENCE = 1.5
 # Case: the settings in which it is not right yet.
 OPEN: dict[str, tuple[str, ...]] = {
-    # Nothing can be parsed in a block that has failed.
-    "1e on a server that lacks it": ("transaction 200",),
     **dict.fromkeys(
         # Its own row tells the server's value; what follows is right.
         ("2c set_config to null", "2c set_config to null behind SET"),

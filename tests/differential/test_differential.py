@@ -119,6 +119,16 @@ def test_only_what_the_table_names_may_differ() -> None:
         assert difference(heard[0], wrong) and difference(wrong, heard[0])
 
 
+def test_only_the_line_of_25p02_may_differ() -> None:
+    """Where nothing can be parsed, it is the Parse before a Bind that is refused."""
+    for sqlstate, same in (("25P02", True), ("42601", False)):
+        fields = [
+            f.fields("ERROR", sqlstate, "no")[:-1] + b"R" + r for r in (b"a", b"b")
+        ]
+        heard = [Heard(messages=[(b"E", body + b"\0\0")]) for body in fields]
+        assert (difference(*heard) is None) == same
+
+
 def test_line_says_all_of_a_conversation() -> None:
     for seed in range(300):
         for without in ((), tuple(STILL_OPEN)):
