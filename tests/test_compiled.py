@@ -67,7 +67,7 @@ NEVER_NONE = {
         "self.poller": GIVEN,
         "self.poller.later": "a list from the start",
         "self.pool": "Server is made with one; never taken away",
-        "7bouncer_5relay_10statements_TOO_MANY": "a constant of the module",
+        "7bouncer_5relay_5texts_TOO_MANY": "a constant of the module",
         "ledger": LEDGER,
         "self.reworded": LOOKED,
         "client": LOOKED,

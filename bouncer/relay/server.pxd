@@ -110,6 +110,7 @@ cdef class Server(Stream):
     cdef bint may_say_goodbye(self) except -1
     cdef int find_place(self) except -1
     cdef int settle_ready(self) except -1
+    cdef set undo(self, uint32_t count, bint failed)
     cdef int bury(self, set unborn) except -1
     cdef int probe(self) except -1
     cdef bint can_answer_now(self) except -1

@@ -475,8 +475,8 @@ cdef class Server(Stream):
         """ReadyForQuery: settle what it answers, and what was skipped before it."""
         cdef Ledger ledger = self.ledger
         cdef bint failed = ledger.reach != NO_ERROR
-        cdef uint32_t count, i
-        cdef set unborn = None          # numbers of Parses whose names are closed
+        cdef uint32_t count
+        cdef set unborn
         if not failed and ledger.count == 1 and is_goal(ledger.at(0).kind):
             ledger.spoke = False        # nearly always
             ledger.copy = COPY_NONE
@@ -485,7 +485,21 @@ cdef class Server(Stream):
         count = ledger.settled_by_ready()
         if failed:
             self.undo_unnamed(count)
-        # Undone from the last to the first: each was done on top of those before.
+        unborn = self.undo(count, failed)
+        while count:
+            ledger.pop()
+            count -= 1
+        return 0 if unborn is None else self.bury(unborn)
+
+    cdef set undo(self, uint32_t count, bint failed):
+        """Undo what was to be done for those of *count* entries that were skipped.
+
+        From the last to the first: each was done on top of those before. Gives the
+        numbers of Parses whose names are closed already, or None.
+        """
+        cdef Ledger ledger = self.ledger
+        cdef set unborn = None
+        cdef uint32_t i
         for i in range(count, 0, -1):
             if i == count and is_goal(ledger.at(i - 1).kind):
                 continue                # answered by this very message
@@ -495,10 +509,7 @@ cdef class Server(Stream):
             elif self.skipped(i - 1):
                 unborn = set() if unborn is None else unborn
                 unborn.add((<Pending>ledger.at(i - 1).note).number)
-        while count:
-            ledger.pop()
-            count -= 1
-        return 0 if unborn is None else self.bury(unborn)
+        return unborn
 
     cdef int bury(self, set unborn) except -1:
         """These Parses have failed: a later Close that is skipped brings back none."""
