@@ -19,10 +19,11 @@ The clock is the machine's monotonic one, the same for both processes.
 
 from libc.stdint cimport uint32_t
 
-from bouncer.relay.client cimport Client
+from bouncer.relay.client cimport MOST_RESETTING, Client
+from bouncer.relay.intent cimport LOOKED_AT
 from bouncer.relay.ledger cimport (
     COPY_FAILED, NO_ERROR, ONE_MESSAGE, TO_SYNC, Ledger, is_goal, next_note, notes_made)
-from bouncer.relay.server cimport MOST_OWED, Server
+from bouncer.relay.server cimport MOST_OWED, PORTALS, Server
 from bouncer.relay.statements cimport NameTable, Pending, Prepared, PreparedSet
 from bouncer.relay.stream cimport Stream
 from bouncer.relay.texts cimport Statement, drop_unused, numbered, statement_for
@@ -135,6 +136,7 @@ cdef int client_fields(Client client, told) except -1:
     client.unnamed = told.number("unnamed", client.unnamed, 0)
     if told.putting:
         put_unnamed(client, parse)
+    put_resetting(client, told.entries("resetting", resetting_of(client), []), told)
     put_names(client, told.entries("names", names_of(client), []), told)
     put_refused(client, told.entries("refused", [], []), told)
     return 0
@@ -159,6 +161,8 @@ cdef int server_fields(Server server, told) except -1:
     server.close_needed = told.flag("close_needed", server.close_needed)
     server.learn_due = told.flag("learn_due", server.learn_due, False)
     server.learn_reset = told.flag("learn_reset", server.learn_reset, False)
+    if server.client is not None and server.client.resetting is not None:
+        server.minds = PORTALS
     put_prepared(server, told.entries("prepared", prepared_of(server)), told)
     put_owed(server, told.entries("owed", owed_of(server)), told)
     return ledger_fields(server.ledger, told)
@@ -237,6 +241,25 @@ cdef int put_unnamed(Client client, parse) except -1:
     return 0
 
 
+cdef list resetting_of(Client client):
+    if client.resetting is None:
+        return []
+    return [(text_of(name), text_of(text)) for name, text in client.resetting.items()]
+
+
+cdef int put_resetting(Client client, list entries, told) except -1:
+    if not told.putting:
+        return 0
+    for entry in entries:
+        name, text = parts("resetting", entry, 2)
+        if client.resetting is None:
+            client.resetting = {}
+        if len(client.resetting) == MOST_RESETTING:
+            raise ValueError("resetting: too many")
+        client.resetting[name_of(name)] = name_of(text)[:LOOKED_AT]
+    return 0
+
+
 cdef list names_of(Client client):
     if client.names is None:
         return []
@@ -246,6 +269,7 @@ cdef list names_of(Client client):
 
 cdef int put_names(Client client, list entries, told) except -1:
     cdef bytes name
+    cdef Statement statement
     if not told.putting:
         return 0
     for entry in entries:
@@ -255,7 +279,10 @@ cdef int put_names(Client client, list entries, told) except -1:
             client.names = NameTable()
         if client.names.find(name, len(name)) is not None:
             raise ValueError("names: one stands twice")
-        client.names.put(name, known(number, key, scope), notes_made(), False)
+        statement = known(number, key, scope)
+        client.names.put(name, statement, notes_made(), False)
+        if statement.resets and client.resetting is None:
+            client.resetting = {}
     return 0
 
 

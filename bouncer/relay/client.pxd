@@ -25,6 +25,9 @@ cdef enum ClientState:
     CL_WAITING_CANCEL = 3       # its CancelRequest waits for a connection
     CL_ACTIVE_CANCEL = 4
 
+cdef enum:
+    MOST_RESETTING = 50         # statements whose texts are kept, see Client.resetting
+
 cdef enum WaitKind:
     WAIT_QUERY = 0
     WAIT_WELCOME = 1            # login goes on when the pool knows its welcome
@@ -68,6 +71,7 @@ cdef class Client(Stream):
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
         uint64_t unnamed_change     # number of the request that has made it so
         uint64_t unnamed_doubt      # ... when that may be skipped
+        dict resetting          # name -> text of what may reset parameters; None: none
         Buf unnamed_parse       # that Parse; empty when it was too long to be kept
         uint64_t last_close     # note of the latest Close that we answer in its turn
         # Known after login; who it is
@@ -121,6 +125,11 @@ cdef class Client(Stream):
     cdef Py_ssize_t refuse_parse(self, Py_ssize_t here, Py_ssize_t total,
                                  Buf* composed) except -2
     cdef int note_text(self, Server server, const char* p, Py_ssize_t count) except -1
+    cdef int note_parse(self, Server server, const char* p, Py_ssize_t count) except -1
+    cdef int mind_portals(self, Server server) except -1
+    cdef bytes text_of(self, const char* name, Py_ssize_t size)
+    cdef bint note_portal(self, Server server, int code, const char* p,
+                          Py_ssize_t count, bint whole) except -1
     cdef bytes scope(self)
     cdef int send_parse(self, Statement statement, Pending pending,
                         Buf* composed) except -1

@@ -14,14 +14,15 @@ from bouncer import log
 from bouncer.details import login_failed
 from bouncer.relay.door cimport Known
 from bouncer.relay.intent cimport (
-    CHANGES, LONGEST_DEALLOCATE, LONGEST_SQL_NAME, deallocated, holds_forgetting,
-    may_reset, may_set)
+    CHANGES, LONGEST_DEALLOCATE, LONGEST_SQL_NAME, LOOKED_AT, deallocated,
+    holds_forgetting, is_control, may_reset, may_set)
 from bouncer.relay.ledger cimport (
     COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, Owed, next_note)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
+from bouncer.relay.said import Said
 from bouncer.relay.server cimport (
-    AWAITED, MOST_OWED, PH_APPLY, PH_LEARN, PH_RELAY, Server)
+    AWAITED, MAY_RESET, MOST_OWED, PH_APPLY, PH_LEARN, PH_RELAY, PORTALS, Server)
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, recv
 from bouncer.relay.statements cimport (
     MOST_TEXT, NameEntry, NameTable, Pending, Prepared, PreparedSet, Unnamed)
@@ -41,7 +42,6 @@ cdef enum:
     SSL_REQUEST = 80877103      # PostgreSQL protocol, SSLRequest
     MOST_A_TURN = 2000          # messages of one client before others have a turn
     LONGEST_NAME = 1024         # bytes of a statement's or portal's name
-    SHORT_TEXT = 1000           # bytes of a query that is looked at whole
     LONGEST_UNNAMED = 65536     # of a Parse that a client keeps to say it again
     LONGEST_REST = 65536        # bytes held of who is gone, to see how it went
     LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
@@ -308,14 +308,20 @@ cdef class Client(Stream):
                     self.remain = <int64_t>length + 1
                     start = pos
                     continue
-                if (server is not None and server.may_reset and kind != COPYING
-                        and server.ledger.goals and not server.ledger.unsynced
-                        and not server.ledger.is_copy_in()):
-                    # What comes now counts on its own values, which the server will
-                    # have again when it has told of the reset.
-                    server.held_up |= AWAITED
-                    self.pause_reading()
-                    break
+                if server is not None and server.minds and kind != COPYING:
+                    if (server.minds & MAY_RESET and server.ledger.goals
+                            and not server.ledger.unsynced
+                            and not server.ledger.is_copy_in()):
+                        # What comes now counts on its own values, which the server
+                        # will have again when it has told of the reset.
+                        server.held_up |= AWAITED
+                        self.pause_reading()
+                        break
+                    if server.minds & PORTALS and not self.note_portal(
+                            server, code, p + pos + HEADER,
+                            min(count - pos, <Py_ssize_t>length + 1) - HEADER,
+                            count - pos > length):
+                        break               # its names have not come yet
                 if kind == COPYING or (code == FE_FLUSH and server is None):
                     if server is None:
                         # PostgreSQL ignores these outside a COPY, and a Flush of
@@ -391,21 +397,24 @@ cdef class Client(Stream):
                     if self.pool.acquire(self) != LINKED:
                         break
                     server = self.server
+                    if server.minds:
+                        continue            # look at it again
                 else:
                     if self.query_start == 0 or self.transaction_start == 0:
                         self.begin_request()
                     if code == FE_QUERY and refuse_simple_query:
                         ending = REQUEST
                         break
-                if ((code == FE_QUERY or (code == FE_PARSE and count - pos > HEADER
-                                          and p[pos + HEADER] == 0))
+                if ((code == FE_QUERY or code == FE_PARSE)
                         and (self.at_login is not server.at_login
                              or self.pool.learn_query is not None)):
-                    if count - pos <= <Py_ssize_t>length and length < SHORT_TEXT:
+                    if count - pos <= <Py_ssize_t>length and length < LOOKED_AT:
                         break               # looked at whole
-                    self.note_text(server, p + pos + HEADER + (code == FE_PARSE),
-                                   min(count - pos, <Py_ssize_t>length + 1)
-                                   - HEADER - (code == FE_PARSE))
+                    part = min(count - pos, <Py_ssize_t>length + 1) - HEADER
+                    if code == FE_QUERY:
+                        self.note_text(server, p + pos + HEADER, part)
+                    else:
+                        self.note_parse(server, p + pos + HEADER, part)
                 if what == UNNAMED_STATEMENT:
                     if code == FE_BIND and self.pool.learn_query is not None:
                         self.note_text(
@@ -661,6 +670,8 @@ cdef class Client(Stream):
             self.begin_request()
             if self.pool.acquire(self) != LINKED:
                 return -1
+            if self.server.minds & PORTALS:
+                self.note_portal(self.server, code, body, here - HEADER, True)
         elif self.query_start == 0 or self.transaction_start == 0:
             self.begin_request()
         if code == FE_PARSE:
@@ -710,6 +721,8 @@ cdef class Client(Stream):
             self.parse_taken(text, text_size, name[:size], composed)
             return total
         statement = statement_for(text[:text_size], self.scope(), self.pool.changes)
+        if statement.resets:
+            self.mind_portals(server)
         if server.prepared is not None:
             item = server.prepared.find(statement)
         # In a failed transaction PostgreSQL refuses a Parse, and so must we; of one
@@ -828,11 +841,77 @@ cdef class Client(Stream):
 
         Of one that has not come whole its beginning counts.
         """
-        if may_reset(p, count):
-            server.may_reset = True
+        if may_reset(p, count) or server.minds & MAY_RESET:
+            server.say(p[:min(count, LOOKED_AT)].rstrip(b"\0"))
         if self.pool.learn_query is not None and may_set(p, count):
             server.learn_due = True
         return 0
+
+    cdef int note_parse(self, Server server, const char* p, Py_ssize_t count) except -1:
+        """A Parse that goes out as it is: keep its text, if that may reset parameters.
+
+        What it does counts when a portal of it is run.
+        """
+        cdef const char* stop = name_end(p, count)
+        cdef const char* text
+        cdef Py_ssize_t size
+        if stop == NULL:
+            return 0
+        text = stop + 1
+        size = count - (text - p)
+        if self.pool.learn_query is not None and may_set(text, size):
+            server.learn_due = True
+        if not (may_reset(text, size) or self.resetting is not None
+                and is_control(text, size)):
+            if self.resetting is not None:
+                self.resetting.pop(p[:stop - p], None)
+            return 0
+        self.mind_portals(server)
+        name = p[:stop - p]
+        if len(self.resetting) < MOST_RESETTING or name in self.resetting:
+            self.resetting[name] = text[:min(size, LOOKED_AT)].partition(b"\0")[0]
+        return 0
+
+    cdef int mind_portals(self, Server server) except -1:
+        """From now on what its portals run is looked at."""
+        if self.resetting is None:
+            self.resetting = {}
+        server.minds |= PORTALS
+        return 0
+
+    cdef bytes text_of(self, const char* name, Py_ssize_t size):
+        """The text of a statement that may count, or None."""
+        cdef NameEntry* entry = NULL
+        cdef Statement statement
+        if size and self.names is not None:
+            entry = self.names.entry_of(name, size)
+        if entry == NULL:
+            return None if self.resetting is None else self.resetting.get(name[:size])
+        statement = <Statement>entry.statement
+        if statement.resets or is_control(statement.key, len(statement.key)):
+            return statement.key[:LOOKED_AT].partition(b"\0")[0]
+        return None
+
+    cdef bint note_portal(self, Server server, int code, const char* p,
+                          Py_ssize_t count, bint whole) except -1:
+        """See what a Bind or Execute, its body at *p*, runs; false: cut too short."""
+        cdef const char* stop
+        cdef const char* name
+        if code != FE_BIND and code != FE_EXECUTE:
+            return True
+        stop = name_end(p, count)
+        if stop != NULL and code == FE_BIND:
+            name = stop + 1
+            stop = name_end(name, count - (name - p))
+            if stop != NULL:
+                if server.said is None:
+                    server.said = Said()
+                server.said.bind(p[:name - 1 - p], self.text_of(name, stop - name))
+        elif stop != NULL and server.said is not None:
+            text = server.said.portals.get(p[:stop - p])
+            if text is not None:
+                self.note_text(server, <const char*>text, len(<bytes>text))
+        return stop != NULL or whole or count > 2 * LONGEST_NAME
 
     cdef bytes scope(self):
         return b"" if self.tracked is None else self.tracked.scope
@@ -1104,8 +1183,6 @@ cdef class Client(Stream):
                 self.inject_parse(statement, composed)
         if statement.forgets and code == FE_BIND:
             server.forgetting = FOREVER
-        if statement.resets and code == FE_BIND:
-            server.may_reset = True
         if statement.sets and code == FE_BIND:
             server.learn_due = True
         self.put_renamed(p, here, total, name, size, statement.name, composed)

@@ -3,6 +3,7 @@
 cdef enum:
     LONGEST_SQL_NAME = 63       # bytes of an identifier (NAMEDATALEN - 1)
     LONGEST_DEALLOCATE = 200    # bytes of a text that may be no more than that
+    LOOKED_AT = 1000            # bytes of a text in which resetting is looked for
 
 cdef enum TextKind:             # by the first word of a text
     OTHER = 0                   # nobody knows before PostgreSQL
@@ -13,6 +14,7 @@ cdef enum TextKind:             # by the first word of a text
 cdef bint holds_forgetting(const char* p, Py_ssize_t count) noexcept
 cdef Py_ssize_t deallocated(const char* p, Py_ssize_t count, char* name) noexcept
 cdef bint may_reset(const char* p, Py_ssize_t count) noexcept
+cdef bint is_control(const char* p, Py_ssize_t count) noexcept
 cdef bint may_set(const char* p, Py_ssize_t count) noexcept
 cdef int kind_of(const char* p, Py_ssize_t count) except -1
 cdef int highest_value(const char* p, Py_ssize_t count, int most) noexcept

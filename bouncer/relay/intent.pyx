@@ -123,30 +123,69 @@ cdef bint has_word(const char* p, Py_ssize_t count, const char* word,
     return False
 
 
-cdef bint may_reset(const char* p, Py_ssize_t count) noexcept:
-    """Does this text begin as one that lets parameters go back to their defaults?
+cdef bint holds_resetting(const char* p, Py_ssize_t count) noexcept:
+    """Does a word stand anywhere in this text that only resetting needs?"""
+    return (has_word(p, count, b"reset", 5) or has_word(p, count, b"discard", 7)
+            or has_word(p, count, b"default", 7) or has_word(p, count, b"local", 5)
+            or has_word(p, count, b"names", 5)
+            or may_set(p, count) and has_word(p, count, b"null", 4))
 
-    RESET, DISCARD, SET with DEFAULT or LOCAL, SELECT set_config() with NULL. Of longer
-    texts only the beginning counts: nobody shall pay for this with each query.
+
+cdef bint has_more(const char* p, Py_ssize_t count) noexcept:
+    """Does another statement follow in this text, as far as semicolons tell?"""
+    cdef const char* at = <const char*>memchr(p, 0x3B, count)
+    if at == NULL:
+        return False
+    at += 1
+    while at < p + count and (is_blank(at[0]) or at[0] == 0x3B or at[0] == 0):
+        at += 1
+    return at < p + count
+
+
+cdef bint may_reset(const char* p, Py_ssize_t count) noexcept:
+    """Does this text look as one that lets parameters go back to their defaults?
+
+    RESET, DISCARD, SET with DEFAULT or LOCAL, SET NAMES, set_config() with NULL, a DO
+    that holds such; behind comments and other statements, too. Of longer texts only the
+    beginning counts: nobody shall pay for this with each query.
     """
-    while count and (p[0] == 0x20 or 0x09 <= p[0] <= 0x0D or p[0] == 0x3B):
+    cdef int first
+    while count and (is_blank(p[0]) or p[0] == 0x3B):
         p += 1
         count -= 1
     if count < 5:
         return False
-    if count > 1000:
-        count = 1000
-    if (p[0] | 0x20) == 0x72:           # r
-        return strncasecmp(p, b"reset", 5) == 0
-    if (p[0] | 0x20) == 0x64:           # d
-        return strncasecmp(p, b"disca", 5) == 0
-    if (p[0] | 0x20) != 0x73 or (p[1] | 0x20) != 0x65:      # se
+    if count > LOOKED_AT:
+        count = LOOKED_AT
+    first = p[0] | 0x20
+    if first == 0x72 and strncasecmp(p, b"reset", 5) == 0 \
+            or first == 0x64 and strncasecmp(p, b"disca", 5) == 0:
+        return True
+    if first == 0x2D or first == 0x2F or has_more(p, count) \
+            or first == 0x64 and (p[1] | 0x20) == 0x6F:     # -- or /* or DO
+        return holds_resetting(p, count)
+    if first != 0x73 or (p[1] | 0x20) != 0x65:      # se
         return False
     if (p[2] | 0x20) == 0x74:           # set
-        return has_word(p, count, b"default", 7) or has_word(p, count, b"local", 5)
+        return holds_resetting(p, count)
     return (count > 22 and strncasecmp(p, b"select", 6) == 0
-            and has_word(p, 40 if count > 40 else count, b"set_config", 10)
+            and may_set(p, 60 if count > 60 else count)
             and has_word(p, count, b"null", 4))
+
+
+cdef bint is_control(const char* p, Py_ssize_t count) noexcept:
+    """Does this text begin as SET does, or as what begins or ends transactions?"""
+    while count and (is_blank(p[0]) or p[0] == 0x3B):
+        p += 1
+        count -= 1
+    return count >= 10 and strncasecmp(p, b"savepoint", 9) == 0 \
+        or count >= 9 and strncasecmp(p, b"rollback", 8) == 0 \
+        or count >= 7 and strncasecmp(p, b"commit", 6) == 0 \
+        or count >= 6 and (strncasecmp(p, b"begin", 5) == 0
+                           or strncasecmp(p, b"start", 5) == 0
+                           or strncasecmp(p, b"abort", 5) == 0) \
+        or count >= 4 and (strncasecmp(p, b"set", 3) == 0
+                           or strncasecmp(p, b"end", 3) == 0)
 
 
 cdef bint may_set(const char* p, Py_ssize_t count) noexcept:

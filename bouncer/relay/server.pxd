@@ -40,6 +40,10 @@ cdef enum Place:                # why the place of a server is still to be found
 cdef enum:
     MOST_OWED = 20000           # requests under way before a client must wait
 
+cdef enum Minding:              # why it is looked at what its client says
+    MAY_RESET = 1               # a text that may reset parameters is unanswered
+    PORTALS = 2                 # a portal of its client may have such a text
+
 cdef enum HeldUp:
     CROWDED = 1                 # too much is owed
     AWAITED = 2                 # what the client means hangs on an answer
@@ -67,7 +71,8 @@ cdef class Server(Stream):
         public TrackedParams tracked
         public TrackedParams at_login   # what RESET and DISCARD ALL leave here
         bint has_reset          # its client has, since the last ReadyForQuery
-        bint may_reset          # ... or is about to, as far as a text tells
+        int minds               # Minding: its client may have, as far as texts tell
+        object said             # said.Said: those texts; None: none yet
         bint put_back_due       # ... so its client's own values are to be set again
         bint learn_due          # its client may have set what it does not report
         bint learn_reset        # ... or reset it
@@ -130,6 +135,10 @@ cdef class Server(Stream):
     cdef int note_end(self, bytes body) except -1
     cdef int note_scope(self) except -1
     cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1
+    cdef bint is_reset(self, Py_ssize_t index) except -1
+    cdef int give_own(self, Client client, Py_ssize_t index, bytes own) except -1
+    cdef int note_silent(self, Client client, int status) except -1
+    cdef int say(self, bytes text) except -1
     cdef int put_back(self, Client client) except -1
     cdef TrackedParams told(self)
     cdef bint learn(self, Client client) except -1

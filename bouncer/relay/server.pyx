@@ -19,6 +19,7 @@ from bouncer.relay.ledger cimport (
     notes_made)
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport SESSION, STATEMENT, Pool
+from bouncer.relay.said import Said
 from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
 from bouncer.relay.statements cimport (
@@ -29,13 +30,14 @@ from bouncer.relay.texts cimport (
     DEALLOCATED, NO_ROWS, SOME_ROWS, TOO_MANY, Statement, retire)
 from bouncer.relay.tracked cimport (
     TrackedParams, applied, changed, doubted, is_same, means_something, merged,
-    parameter_name, set_batch, sets_unreported, tracked_index, with_own)
+    parameter_name, respelled, set_batch, sets_unreported, tracked_index, with_own)
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
     BE_EMPTY_QUERY, BE_ERROR, BE_NO_DATA, BE_NOTIFICATION, BE_PARAMETER_STATUS,
     BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE, FE_FUNCTION_CALL, FE_PARSE,
     FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
+from bouncer.wire.resets import ANY
 
 cdef enum:
     WHOLE_LIMIT = 65536         # largest message of a server that is looked into whole
@@ -91,6 +93,12 @@ def error_in_full(bytes body not None):
     fields = error_fields(body)
     return (f"{fields.get(b'S', 'ERROR')}: {fields.get(b'C', 'XX000')}: "
             f"{fields.get(b'M', '')}")
+
+
+cdef bytes parameter_status(Py_ssize_t index, bytes value):
+    """A ParameterStatus of ours."""
+    cdef bytes body = parameter_name(index) + b"\0" + value + b"\0"
+    return b"S" + (len(body) + 4).to_bytes(4, "big") + body
 
 
 cdef inline int give_back(Server server, Client client) except -1:
@@ -259,6 +267,10 @@ cdef class Server(Stream):
                     ledger.probed = False
                     self.pass_on(client, p + start, pos - start)
                     start = pos + total
+                if self.minds & MAY_RESET and ledger.goals == 1:
+                    self.pass_on(client, p + start, pos - start)
+                    start = max(pos, start)
+                    self.note_silent(client, status)
                 self.settle_ready()
                 if (status != STATUS_IDLE and self.pool.mode == STATEMENT
                         and client.replication == 0):
@@ -656,7 +668,9 @@ cdef class Server(Stream):
                 return client.finish()
             return 0
         self.evicting = 0
-        self.may_reset = False
+        if self.minds & MAY_RESET:
+            self.minds ^= MAY_RESET
+            self.said.answered(status == STATUS_IDLE)
         if self.held_up:
             if self.held_up & AWAITED:
                 self.release_due = True     # it has more to say, which waited for this
@@ -809,8 +823,10 @@ cdef class Server(Stream):
             self.error = None
             if client is not None:
                 self.tracked = applied(self.tracked, client.tracked, self.told())
-                client.tracked = merged(self.tracked, client.tracked)
-                self.equal_to = client.tracked
+                self.equal_to = merged(self.tracked, client.tracked)
+                client.at_login = respelled(
+                    client.at_login, client.tracked, self.equal_to)
+                client.tracked = self.equal_to
                 client.set_twice = False
                 client.go_on()
             return 0
@@ -873,7 +889,8 @@ cdef class Server(Stream):
         value = parts[1]
         self.tracked = changed(self.tracked, index, value)
         self.equal_to = None
-        if (self.has_reset or self.may_reset) and self.note_reset(index, value):
+        if (self.has_reset or self.minds & MAY_RESET) \
+                and self.note_reset(index, value):
             return 0
         if (client is not None and client.tracked is not None
                 and self.phase == PH_RELAY
@@ -920,22 +937,82 @@ cdef class Server(Stream):
                 or value != self.at_login.values[index]):
             return False
         own = client.at_login.values[index]
-        if own is None or is_same(index, own, value):
+        if own is None or is_same(index, own, value) or not self.is_reset(index):
             return False
         self.reworded = b""
         if client.tracked.values[index] != own:
-            body = parameter_name(index) + b"\0" + own + b"\0"
-            self.reworded = b"S" + (len(body) + 4).to_bytes(4, "big") + body
+            self.reworded = parameter_status(index, own)
         client.tracked = changed(client.tracked, index, own)
         self.put_back_due = True
         return True
 
+    cdef bint is_reset(self, Py_ssize_t index) except -1:
+        """Has the server told of a parameter because its client has reset it?
+
+        What texts say counts for the last request that is owed: none is sent behind
+        it. Where they leave it open we believe that it has.
+        """
+        if not self.minds & MAY_RESET or self.ledger.goals > 1:
+            return self.has_reset
+        word = self.said.last_word(parameter_name(index))
+        if word is None or not word.is_reset:
+            return False
+        if word.is_local:
+            self.said.local.add(index)
+        return True
+
+    cdef int note_silent(self, Client client, int status) except -1:
+        """Give the client its own of what it has reset, where the server tells nothing.
+
+        PostgreSQL tells of a change: there was none where the client had set what the
+        server has by itself. Now it is answered; an error has undone it.
+        """
+        cdef Py_ssize_t index
+        if (self.ledger.reach != NO_ERROR or status == STATUS_FAILED
+                or client.at_login is None or self.at_login is None
+                or client.tracked is None or self.tracked is None):
+            return 0
+        for index in range(len(client.at_login.values)):
+            own, theirs = client.at_login.values[index], self.at_login.values[index]
+            if (own is None or theirs is None or is_same(index, own, theirs)
+                    or client.tracked.values[index] == own
+                    or self.tracked.values[index] != theirs):
+                continue
+            word = self.said.last_word(parameter_name(index))
+            if word is None or not word.is_reset or word.name == ANY:
+                continue
+            if word.is_local:
+                if status == STATUS_IDLE:
+                    continue            # it ended with its transaction
+                self.said.local.add(index)
+            self.give_own(client, index, own)
+        return 0
+
+    cdef int give_own(self, Client client, Py_ssize_t index, bytes own) except -1:
+        """A parameter of the client is as its startup packet said: tell it."""
+        cdef bytes told = parameter_status(index, own)
+        client.tracked = changed(client.tracked, index, own)
+        self.put_back_due = True
+        return self.pass_on(client, <const char*>told, len(told))
+
+    cdef int say(self, bytes text) except -1:
+        """*text* is sent, or run by a portal: it may reset what its client has set."""
+        if self.said is None:
+            self.said = Said()
+        self.said.say(text)
+        self.minds |= MAY_RESET
+        return 0
+
     cdef int put_back(self, Client client) except -1:
-        """Its client keeps this server: it must have the client's values again."""
+        """Its client keeps this server: it must have the client's values again.
+
+        Where it has reset one up to the end of the transaction, it is set so.
+        """
         cdef bytes batch = None
+        cdef set local = None if self.said is None else self.said.take_local()
         self.put_back_due = False
         if client.tracked is not None and self.tracked is not None:
-            batch = set_batch(client.tracked, self.tracked, self.told())
+            batch = set_batch(client.tracked, self.tracked, self.told(), local)
         if batch is not None:
             client.held_back = True
             client.pause_reading()

@@ -15,7 +15,8 @@ cdef class TrackedParams:
 
 cdef TrackedParams changed(TrackedParams params, Py_ssize_t index, bytes value)
 cdef object tracked_index(bytes name)
-cdef bytes set_batch(TrackedParams wanted, TrackedParams present, TrackedParams login)
+cdef bytes set_batch(TrackedParams wanted, TrackedParams present, TrackedParams login,
+                     set local=*)
 cdef bint sets_unreported(TrackedParams wanted, TrackedParams present,
                           TrackedParams login) except -1
 cdef TrackedParams applied(TrackedParams server, TrackedParams client,
@@ -26,4 +27,6 @@ cdef TrackedParams doubted(TrackedParams params, TrackedParams login, dict known
 cdef bint is_same(Py_ssize_t index, bytes one, bytes other) except -1
 cdef bint means_something(Py_ssize_t index, bytes value) except -1
 cdef bytes parameter_name(Py_ssize_t index)
+cdef TrackedParams respelled(TrackedParams login, TrackedParams given,
+                             TrackedParams canonical)
 cdef TrackedParams merged(TrackedParams server, TrackedParams client)

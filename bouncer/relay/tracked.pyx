@@ -158,6 +158,16 @@ cdef TrackedParams merged(TrackedParams server, TrackedParams client):
     return intern_values(tuple(values))
 
 
+cdef TrackedParams respelled(TrackedParams login, TrackedParams given,
+                             TrackedParams canonical):
+    """*login*, each value that is still *given* so as a server spells it."""
+    if login is None or given is canonical:
+        return login
+    return intern_values(tuple([
+        other if value is not None and value == one else value
+        for value, one, other in zip(login.values, given.values, canonical.values)]))
+
+
 def only_reported(TrackedParams params not None, TrackedParams login not None):
     """What is known after a DISCARD ALL: what a server does not report is as at first.
 
@@ -257,10 +267,11 @@ cdef bint needs_reset(bytes have, bytes told) except -1:
 
 
 cdef bytes set_batch(TrackedParams wanted, TrackedParams present,
-                     TrackedParams login):
+                     TrackedParams login, set local=None):
     """All SETs that turn *present* into *wanted*; None when none is needed.
 
     *login* is what the login of that server has told; None when we have not seen it.
+    Of *local* (indexes) the value is set for the transaction only.
     """
     cdef list parts = []
     cdef bint plain = is_plain(wanted, present)
@@ -280,6 +291,8 @@ cdef bytes set_batch(TrackedParams wanted, TrackedParams present,
         if part is None and needs_reset(have, told):
             part = b"RESET " + names[index] + b";"
         if part is not None:
+            if local is not None and index in local and part.startswith(b"SET "):
+                part = b"SET LOCAL " + part[4:]
             parts.append(part)
     return b"".join(parts) if parts else None
 

@@ -6,6 +6,7 @@ which what it does is promised. A name begins with the number of its case.
 
 from dataclasses import dataclass
 
+from tests.differential.resets import RESETS
 from tests.differential.speech import Conversation, read
 
 SETTINGS = [(mode, n) for mode in ("session", "transaction") for n in (200, 0)]
@@ -272,7 +273,9 @@ STARTUPS = {
         "RESET, extended": 'P("","reset timezone") B E S',
         "SET TIME ZONE LOCAL": 'Q("set time zone local")',
         "SET TO DEFAULT": 'Q("set timezone to default")',
-        "set_config to null": "Q(\"select set_config('timezone', null, false)\")",
+        "set_config to null": (
+            "Q(\"select 'was reset to', set_config('timezone', null, false)\")"
+        ),
         "RESET rolled back": 'Q("begin; reset all") Q("rollback")',
         "RESET committed": 'Q("begin; reset all; commit")',
         "RESET and RESET again": 'Q("reset all") Q("reset all")',
@@ -435,6 +438,7 @@ ALL = [
         UNNAMED,
         GOODBYES,
         STARTUPS,
+        RESETS,
         PIPELINES,
         FOUND,
         MIXED,

@@ -12,13 +12,7 @@ from tests.differential.ground import PATIENCE, Arena
 # What is known to hang need not hang for long.
 SHORT_PATIENCE = 1.5
 # Case: the settings in which it is not right yet.
-OPEN: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        # Its own row tells the server's value; what follows is right.
-        ("2c set_config to null", "2c set_config to null behind SET"),
-        ("session 200", "session 0", "transaction 200", "transaction 0"),
-    ),
-}
+OPEN: dict[str, tuple[str, ...]] = {}
 
 
 def parameters() -> list[object]:

@@ -96,10 +96,14 @@ SETS = [
     "set client_encoding = 'LATIN1'",
     "set client_encoding = 'UTF8'",
     "set session timezone = 'Asia/Kolkata'",
+    "set datestyle = 'ISO, MDY'",  # a server's own
+    "set application_name = ''",
 ]
 LOCAL_SETS = [
     "set local timezone = 'Asia/Tokyo'",
     "set local statement_timeout = '1min'",
+    "set local datestyle to default",
+    "set local application_name to default",
 ]
 RESETS = [
     "reset timezone",
@@ -107,6 +111,11 @@ RESETS = [
     "reset all",
     "set timezone to default",
     "set time zone local",
+    "reset datestyle",
+    '/* a note */ reset "Application_Name"',
+    "select 1; reset datestyle",
+    "reset datestyle; set datestyle = 'ISO, MDY'",
+    "set session datestyle to default; select 2",
 ]
 FORGETTING = [
     "discard all",
@@ -171,6 +180,7 @@ FAILING_CALLS = [(1397, "x"), (4_000_000_000, "1"), (1397, "99999999999")]
 STARTUPS = [
     {"application_name": "started {n}"},
     {"TimeZone": "Asia/Tokyo"},
+    {"DateStyle": "SQL, DMY"},
     {"DateStyle": "SQL, DMY"},
     {"application_name": "both", "TimeZone": "America/Lima"},
     {"options": "-c TimeZone=Europe/Rome"},

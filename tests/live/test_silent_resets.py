@@ -17,11 +17,6 @@ WAYS = [
 ]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="PostgreSQL's suite (date.sql): a reset is noticed by ParameterStatus alone",
-)
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 @pytest.mark.parametrize("way", WAYS)
 def test_reset_of_what_was_set_to_the_servers_own_value(pooler, postgres, mode, way):

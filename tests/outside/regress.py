@@ -30,7 +30,6 @@ SHORT = """test_setup boolean int8 numeric strings create_index copy copy2 copyd
 # client gets, and whether it is new, is chance: so is what fails.
 USED = SOMETIMES + "\\c gives a backend that others have used: "
 MAY_FAIL = {
-    "date": "RESET behind SET to the server's own value: test_silent_resets.py",
     "guc": USED + "LOAD of a library that is loaded already warns of nothing",
     "temp": USED + "its temporary schema is there already",
     "stats": USED + "it counts sessions of PostgreSQL",

@@ -25,7 +25,15 @@ from bouncer.relay.client import Client
 from bouncer.relay.server import Server
 from tests.relay import frames as f
 from tests.relay.backend import Backend
-from tests.relay.harness import DEFAULTS, ClientEnd, Relay, ServerEnd, give_backends
+from tests.relay.harness import (
+    DEFAULTS,
+    SESSION,
+    TRANSACTION,
+    ClientEnd,
+    Relay,
+    ServerEnd,
+    give_backends,
+)
 
 RELAY = Path(__file__).resolve().parents[2] / "bouncer" / "relay"
 
@@ -56,6 +64,7 @@ def take_client(new: Relay, end: ClientEnd) -> ClientEnd:
     client = Client(new.poller, os.dup(end.client.fd), new, None)
     client.user, client.pool, client.tracked = "user", new.pool, end.client.tracked
     client.welcome_done()
+    client.at_login = end.client.at_login
     new.pool.push_client(client)
     restore_client(client, carry(client_state(end.client)))
     client.watch()
@@ -69,7 +78,7 @@ def take_server(new: Relay, end: ServerEnd, client: ClientEnd | None) -> ServerE
     server = Server(new.poller, os.dup(end.server.fd), new, new.pool)
     server.address_text = "fake"
     server.watch(True)
-    server.tracked = end.server.tracked
+    server.tracked, server.at_login = end.server.tracked, end.server.at_login
     new.pool.push_login(server)
     if client is None:
         new.pool.login_done(server)
@@ -108,6 +117,25 @@ def live(relay):
     one = Live(relay)
     yield one
     one.client = one.relay = None  # pytest keeps *one* for a while
+
+
+@pytest.mark.parametrize("mode", [SESSION, TRANSACTION])
+def test_statement_that_resets_is_still_known_to(relay, mode):
+    """Of a reset that changes nothing at the server only its text tells."""
+    made = []
+
+    def make():
+        made.append(relay(mode=mode))
+        return made[-1]
+
+    one = Live(make)
+    one.client = one.relay.client(TimeZone="Asia/Tokyo")
+    one.ask(f.parse("r", "reset TimeZone"), f.SYNC)
+    one.ask(f.query("begin"))
+    one.ask(f.query("set TimeZone Etc/UTC"))
+    one.succeed()
+    one.ask(f.bind("r"), f.execute(), f.SYNC)
+    assert f.rows(one.ask(f.query("show TimeZone"))) == [b"Asia/Tokyo"]
 
 
 def test_unnamed_statement_of_a_transaction_is_still_there(live):
@@ -218,12 +246,13 @@ NOT_CARRIED = {
         **dict.fromkeys(
             ("cancels", "release_due", "place_due", "held_up", "reworded", "remain",
              "fakes_due",
-             "skipping", "error", "peer", "cancel_for", "has_reset", "may_reset",
-             "put_back_due",
+             "skipping", "error", "peer", "cancel_for", "has_reset", "put_back_due",
              "learnt", "asked_status", "asked"), STILL),
         "equal_to": CACHE,
         "bound": "the statement of an error; nothing is executed meanwhile",
         "changing": "all statements are new in the next process",
+        "minds": "found anew with what its client tells",
+        "said": "of a portal that stays open meanwhile only a silent reset is missed",
         "ledger": "field by field, below",
         "forgetting": "put in as the careful side of what is owed",
         "fresh": "whoever had it before: its session is discarded before auth_query",

@@ -12,6 +12,7 @@ from tests.relay.harness import DEFAULTS, SESSION, TRANSACTION, give_backends
 
 GIVEN = {"TimeZone": "Asia/Tokyo", "application_name": "worker"}
 SHOW = f.query("show TimeZone") + f.query("show application_name")
+OWN = f.query("set TimeZone Etc/UTC")
 # Steps, each answered before the next; "|" is a query of somebody else's between them.
 TALKS = {
     "reset all": [f.query("reset all"), SHOW],
@@ -42,6 +43,19 @@ TALKS = {
     "again and again": [f.query("reset all"), f.query("discard all"), SHOW,
                         f.query("reset TimeZone"), SHOW],
     "set to the server's own": [f.query("set TimeZone Etc/UTC"), SHOW],
+    "set to the server's own, then reset": [
+        OWN, f.query("reset TimeZone"), SHOW],
+    "set to the server's own, then extended": [
+        OWN, f.parse("r", "reset TimeZone") + f.SYNC,
+        SHOW + f.bind("r") + f.execute() + f.SYNC, SHOW],
+    "set to the server's own, then rolled back": [
+        OWN, f.query("begin;reset TimeZone;rollback"), SHOW],
+    "set to the server's own, then an error": [
+        OWN, f.query("reset TimeZone;fail"), SHOW],
+    "set to the server's own, then behind others in one write": [
+        OWN, f.query("select 1") + f.query("reset all") + f.query("select 2"), SHOW],
+    "set to the server's own, then set again": [
+        OWN, f.query("reset TimeZone;set TimeZone Etc/UTC"), SHOW],
 }  # fmt: skip
 
 
