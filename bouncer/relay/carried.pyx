@@ -23,7 +23,7 @@ from bouncer.relay.client cimport MOST_RESETTING, Client
 from bouncer.relay.intent cimport LOOKED_AT
 from bouncer.relay.ledger cimport (
     COPY_FAILED, NO_ERROR, ONE_MESSAGE, TO_SYNC, Ledger, is_goal, next_note, notes_made)
-from bouncer.relay.server cimport MOST_OWED, PORTALS, Server
+from bouncer.relay.server cimport LEARN, LEARN_RESET, MOST_OWED, PORTALS, Server
 from bouncer.relay.statements cimport NameTable, Pending, Prepared, PreparedSet
 from bouncer.relay.stream cimport Stream
 from bouncer.relay.texts cimport Statement, drop_unused, numbered, statement_for
@@ -159,13 +159,24 @@ cdef int server_fields(Server server, told) except -1:
     server.replication = told.number(
         "replication", server.replication, most=REPLICATIONS)
     server.close_needed = told.flag("close_needed", server.close_needed)
-    server.learn_due = told.flag("learn_due", server.learn_due, False)
-    server.learn_reset = told.flag("learn_reset", server.learn_reset, False)
-    if server.client is not None and server.client.resetting is not None:
-        server.minds = PORTALS
+    minded_fields(server, told)
     put_prepared(server, told.entries("prepared", prepared_of(server)), told)
     put_owed(server, told.entries("owed", owed_of(server)), told)
     return ledger_fields(server.ledger, told)
+
+
+cdef int minded_fields(Server server, told) except -1:
+    """Why its client's values are minded; that has told of its texts before."""
+    cdef int minds = 0
+    if told.flag("learn_due", server.minds & LEARN, False):
+        minds |= LEARN
+    if told.flag("learn_reset", server.minds & LEARN_RESET, False):
+        minds |= LEARN_RESET
+    if server.client is not None and server.client.resetting is not None:
+        minds |= PORTALS
+    if told.putting:
+        server.minds = minds
+    return 0
 
 
 cdef int unnamed_fields(Server server, told) except -1:

@@ -22,7 +22,7 @@ from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.said import Said
 from bouncer.relay.server cimport (
-    AWAITED, MAY_RESET, MOST_OWED, PH_APPLY, PH_LEARN, PH_RELAY, PORTALS, Server)
+    AWAITED, LEARN, MAY_RESET, MOST_OWED, PH_APPLY, PH_LEARN, PH_RELAY, PORTALS, Server)
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, recv
 from bouncer.relay.statements cimport (
     MOST_TEXT, NameEntry, NameTable, Pending, Prepared, PreparedSet, Unnamed)
@@ -397,7 +397,7 @@ cdef class Client(Stream):
                     if self.pool.acquire(self) != LINKED:
                         break
                     server = self.server
-                    if server.minds:
+                    if server.minds & PORTALS:
                         continue            # look at it again
                 else:
                     if self.query_start == 0 or self.transaction_start == 0:
@@ -844,7 +844,7 @@ cdef class Client(Stream):
         if may_reset(p, count) or server.minds & MAY_RESET:
             server.say(p[:min(count, LOOKED_AT)].rstrip(b"\0"))
         if self.pool.learn_query is not None and may_set(p, count):
-            server.learn_due = True
+            server.minds |= LEARN
         return 0
 
     cdef int note_parse(self, Server server, const char* p, Py_ssize_t count) except -1:
@@ -860,7 +860,7 @@ cdef class Client(Stream):
         text = stop + 1
         size = count - (text - p)
         if self.pool.learn_query is not None and may_set(text, size):
-            server.learn_due = True
+            server.minds |= LEARN
         if not (may_reset(text, size) or self.resetting is not None
                 and is_control(text, size)):
             if self.resetting is not None:
@@ -1184,7 +1184,7 @@ cdef class Client(Stream):
         if statement.forgets and code == FE_BIND:
             server.forgetting = FOREVER
         if statement.sets and code == FE_BIND:
-            server.learn_due = True
+            server.minds |= LEARN
         self.put_renamed(p, here, total, name, size, statement.name, composed)
         if code == FE_DESCRIBE and statement.types is None:
             if pending is None:

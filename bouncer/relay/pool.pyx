@@ -16,9 +16,9 @@ from bouncer.relay.client cimport (
 from bouncer.relay.ledger cimport next_note
 from bouncer.relay.poller cimport Poller
 from bouncer.relay.server cimport (
-    PH_APPLY, PH_CHECK, PH_RELAY, PORTALS, PH_RESET, PLACE_LOGIN, PLACE_RELEASED, SV_ACTIVE,
-    SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE, SV_TESTED, SV_USED, Server,
-    move_server)
+    PH_APPLY, PH_CHECK, PH_RELAY, PH_RESET, PLACE_LOGIN, PLACE_RELEASED, PORTALS,
+    SV_ACTIVE, SV_ACTIVE_CANCEL, SV_BEING_CANCELED, SV_IDLE, SV_TESTED, SV_USED,
+    Server, move_server)
 from bouncer.relay.stream cimport Stream, StreamList
 from bouncer.relay.texts cimport Changes
 from bouncer.relay.tracked cimport set_batch
@@ -154,8 +154,7 @@ cdef class Pool:
         server.client = client
         move_server(server, SV_ACTIVE)
         server.phase = PH_RELAY
-        server.fresh = server.put_back_due = server.has_reset = False
-        server.learn_due = False
+        server.fresh = False
         if server.minds or client.resetting is not None:
             server.minds = 0 if client.resetting is None else PORTALS
             server.said = None

@@ -40,9 +40,13 @@ cdef enum Place:                # why the place of a server is still to be found
 cdef enum:
     MOST_OWED = 20000           # requests under way before a client must wait
 
-cdef enum Minding:              # why it is looked at what its client says
-    MAY_RESET = 1               # a text that may reset parameters is unanswered
-    PORTALS = 2                 # a portal of its client may have such a text
+cdef enum Minding:              # why the values of its client are minded; several
+    PORTALS = 1                 # a portal of its client may reset some
+    MAY_RESET = 2               # a text that may is unanswered
+    HAS_RESET = 4               # one has, since the last ReadyForQuery
+    PUT_BACK = 8                # ... so its client's own are to be set again
+    LEARN = 16                  # its client may have set what it does not report
+    LEARN_RESET = 32            # ... or reset it
 
 cdef enum HeldUp:
     CROWDED = 1                 # too much is owed
@@ -70,12 +74,8 @@ cdef class Server(Stream):
         bint skipping           # ... which go nowhere
         public TrackedParams tracked
         public TrackedParams at_login   # what RESET and DISCARD ALL leave here
-        bint has_reset          # its client has, since the last ReadyForQuery
-        int minds               # Minding: its client may have, as far as texts tell
-        object said             # said.Said: those texts; None: none yet
-        bint put_back_due       # ... so its client's own values are to be set again
-        bint learn_due          # its client may have set what it does not report
-        bint learn_reset        # ... or reset it
+        int minds               # Minding
+        object said             # said.Said: texts that may reset; None: none yet
         list learnt             # rows of learn_query
         int asked_status        # the status when a query of ours was sent
         TrackedParams equal_to  # a client's values that need no SET here
@@ -140,6 +140,7 @@ cdef class Server(Stream):
     cdef int note_silent(self, Client client, int status) except -1
     cdef int say(self, bytes text) except -1
     cdef int put_back(self, Client client) except -1
+    cdef bint mend_values(self, Client client) except -1
     cdef TrackedParams told(self)
     cdef bint learn(self, Client client) except -1
     cdef int note_row(self, const char* p, Py_ssize_t count) except -1

@@ -662,7 +662,7 @@ cdef class Server(Stream):
         cdef Pool pool = self.pool
         cdef int64_t now
         self.status = status
-        self.has_reset = False
+        self.minds &= ~HAS_RESET
         if self.ledger.count:
             if client.leaving is not None and self.ledger.goals == 0:
                 return client.finish()
@@ -682,19 +682,19 @@ cdef class Server(Stream):
         if client.query_start:
             pool.query_us += now - client.query_start
             client.query_start = 0
-        if self.put_back_due and client.leaving is None and status != STATUS_FAILED \
-                and (status != STATUS_IDLE or not self.learn_due and (
-                    pool.mode == SESSION or self.release_due)):
-            self.put_back(client)
         if status != STATUS_IDLE:
-            return 0 if client.leaving is None else client.finish()
+            if client.leaving is not None:
+                return client.finish()
+            if self.minds & PUT_BACK and status != STATUS_FAILED:
+                self.put_back(client)
+            return 0
         if self.changing:
             self.changing = False
             self.pool.changes.latest = next_note()  # only now others see it, or no more
         if client.transaction_start:
             pool.transaction_us += now - client.transaction_start
             client.transaction_start = 0
-        if self.learn_due and client.sent_whole() and self.learn(client):
+        if self.minds & (PUT_BACK | LEARN) and self.mend_values(client):
             return 0
         if (pool.mode == SESSION or client.replication) and (
                 client.leaving is None or not self.ledger.mixed):
@@ -889,8 +889,7 @@ cdef class Server(Stream):
         value = parts[1]
         self.tracked = changed(self.tracked, index, value)
         self.equal_to = None
-        if (self.has_reset or self.minds & MAY_RESET) \
-                and self.note_reset(index, value):
+        if self.minds & (HAS_RESET | MAY_RESET) and self.note_reset(index, value):
             return 0
         if (client is not None and client.tracked is not None
                 and self.phase == PH_RELAY
@@ -899,7 +898,7 @@ cdef class Server(Stream):
         if (client is not None and client.tracked is not None
                 and self.phase == PH_RELAY and means_something(index, value)):
             client.tracked = changed(client.tracked, index, value)
-            if not self.put_back_due:
+            if not self.minds & PUT_BACK:
                 self.equal_to = client.tracked
         if self.prepared is not None and self.tracked.scope != before:
             self.note_scope()
@@ -943,7 +942,7 @@ cdef class Server(Stream):
         if client.tracked.values[index] != own:
             self.reworded = parameter_status(index, own)
         client.tracked = changed(client.tracked, index, own)
-        self.put_back_due = True
+        self.minds |= PUT_BACK
         return True
 
     cdef bint is_reset(self, Py_ssize_t index) except -1:
@@ -953,7 +952,7 @@ cdef class Server(Stream):
         it. Where they leave it open we believe that it has.
         """
         if not self.minds & MAY_RESET or self.ledger.goals > 1:
-            return self.has_reset
+            return self.minds & HAS_RESET != 0
         word = self.said.last_word(parameter_name(index))
         if word is None or not word.is_reset:
             return False
@@ -992,7 +991,7 @@ cdef class Server(Stream):
         """A parameter of the client is as its startup packet said: tell it."""
         cdef bytes told = parameter_status(index, own)
         client.tracked = changed(client.tracked, index, own)
-        self.put_back_due = True
+        self.minds |= PUT_BACK
         return self.pass_on(client, <const char*>told, len(told))
 
     cdef int say(self, bytes text) except -1:
@@ -1003,6 +1002,18 @@ cdef class Server(Stream):
         self.minds |= MAY_RESET
         return 0
 
+    cdef bint mend_values(self, Client client) except -1:
+        """Its client has set or reset something, and all is answered, outside of a block.
+
+        Gives whether the server is being asked what that was. Who keeps it has its own
+        values again; who gives it back has them on its next one.
+        """
+        if self.minds & LEARN:
+            return client.sent_whole() and self.learn(client)
+        if client.leaving is None and (self.pool.mode == SESSION or self.release_due):
+            self.put_back(client)
+        return False
+
     cdef int put_back(self, Client client) except -1:
         """Its client keeps this server: it must have the client's values again.
 
@@ -1010,7 +1021,7 @@ cdef class Server(Stream):
         """
         cdef bytes batch = None
         cdef set local = None if self.said is None else self.said.take_local()
-        self.put_back_due = False
+        self.minds &= ~PUT_BACK
         if client.tracked is not None and self.tracked is not None:
             batch = set_batch(client.tracked, self.tracked, self.told(), local)
         if batch is not None:
@@ -1038,8 +1049,8 @@ cdef class Server(Stream):
         self.tracked = with_own(self.tracked, None, told)
         client.tracked = with_own(client.tracked, client.at_login, told)
         self.equal_to = None
-        self.put_back_due = True
-        self.learn_due = self.learn_reset = False
+        self.minds |= PUT_BACK
+        self.minds &= ~(LEARN | LEARN_RESET)
         return 0
 
     cdef bint learn(self, Client client) except -1:
@@ -1049,7 +1060,7 @@ cdef class Server(Stream):
         """
         if self.ledger.mixed and self.pool.mode != SESSION:
             return False                # it is probed first
-        self.learn_due = False
+        self.minds &= ~LEARN
         if (self.tracked is None or client.tracked is None or client.replication
                 or self.told() is None or self.pool.learn_query is None):
             return False
@@ -1097,7 +1108,8 @@ cdef class Server(Stream):
             index = None if name is None else tracked_index(name)
             if index is None or told.values[index] is not None:
                 continue
-            if source is None and (value is None or (not value and self.learn_reset)):
+            if source is None and (value is None or (
+                    not value and self.minds & LEARN_RESET)):
                 value = None
             elif source is not None and source != b"session":
                 value = None
@@ -1112,7 +1124,7 @@ cdef class Server(Stream):
         self.tracked = doubted(self.tracked, told, known)
         self.learnt = None
         self.error = self.equal_to = None
-        self.learn_reset = False
+        self.minds &= ~LEARN_RESET
         if client is None:
             return self.pool.release(self)
         if self.pool.mode == SESSION or self.release_due or not self.ledger.ready:
@@ -1282,23 +1294,22 @@ cdef class Server(Stream):
                 (count == 4 and memcmp(p, b"SET\0", 4) == 0)
                 or (count == 3 and memcmp(p, b"DO\0", 3) == 0)
                 or (count == 5 and memcmp(p, b"CALL\0", 5) == 0)):
-            self.learn_due = True
+            self.minds |= LEARN
         if (count > 9 and (memcmp(p, b"CREATE ", 7) == 0 or memcmp(p, b"ALTER ", 6) == 0
                            or memcmp(p, b"DROP ", 5) == 0)
                 or count == 3 and memcmp(p, b"DO\0", 3) == 0):
             self.note_change()
         if count == 6:
             if memcmp(p, b"RESET\0", 6) == 0:
-                self.has_reset = True
+                self.minds |= HAS_RESET
                 if self.pool.learn_query is not None and self.phase == PH_RELAY:
-                    self.learn_due = self.learn_reset = True
+                    self.minds |= LEARN | LEARN_RESET
             return 0
-        self.has_reset |= count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0
-        if count == 12 and self.pool.learn_query is not None \
-                and memcmp(p, b"DISCARD ALL\0", 12) == 0:
-            self.note_discarded(client)
-        if not ((count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0)
-                or (count == 15 and memcmp(p, b"DEALLOCATE ALL\0", 15) == 0)):
+        if count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0:
+            self.minds |= HAS_RESET
+            if self.pool.learn_query is not None:
+                self.note_discarded(client)
+        elif count != 15 or memcmp(p, b"DEALLOCATE ALL\0", 15) != 0:
             return 0
         # What was sent behind that command is still to come, or has come already:
         # only what was parsed before it is gone.
