@@ -45,6 +45,8 @@ class Cancels:
         # Of a client that brought a request: (target client or None, key)
         self.asked: dict[Any, tuple[Any, bytes]] = {}
         self.carrying: dict[Any, Any] = {}  # server connection -> server to cancel
+        # Server that answers a query of ours -> clients whose requests wait for that
+        self.kept: dict[Any, list[Any]] = {}
 
     def request(self, client: Any, key: bytes) -> None:
         """*client* brought a CancelRequest with *key*."""
@@ -65,12 +67,45 @@ class Cancels:
             waited = target.cancel_wait()
             state = "waiting" if waited else "idle"
             client.disconnect(f"cancel request for {state} client", False)
-        elif target.server.setting_parameters:
+        elif not target.server.is_asked_by_us:
+            self.wait(client, target.pool, target, key)
+        elif target.held_bytes == 0:
             client.disconnect(
                 "ignoring cancel request for server that is setting vars", False
             )
         else:
-            self.wait(client, target.pool, target, key)
+            self.keep(client, target, key)
+
+    def keep(self, client: Any, target: Any, key: bytes) -> None:
+        """The request is meant for what will be sent when a query of ours is answered.
+
+        It would strike that query, or nothing: the target has asked before.
+        """
+        client.pool = target.pool
+        client.wait_start = self.app.poller.now
+        target.pool.push_cancel_client(client, False)
+        self.asked[client] = (target, key)
+        self.kept.setdefault(target.server, []).append(client)
+        target.server.keeps_cancels = True
+
+    def look_again(self, server: Any) -> None:
+        """*server* has answered our query, or is gone: send on what was kept for it."""
+        for client in self.kept.pop(server, ()):
+            target, _ = self.asked.get(client, (None, b""))
+            if target is None:
+                continue  # it has gone
+            if target.closed:
+                client.disconnect("failed cancel request", False)
+            elif target.server is None:
+                waited = target.cancel_wait()
+                state = "waiting" if waited else "idle"
+                client.disconnect(f"cancel request for {state} client", False)
+            elif target.server.is_asked_by_us:
+                self.kept.setdefault(target.server, []).append(client)
+                target.server.keeps_cancels = True
+            else:
+                target.pool.cancels.append(client)
+                self.keeper.open_if_allowed(target.pool)
 
     def to_peer(self, client: Any, key: bytes, named: int) -> None:
         ttl = key[7] & TTL_BITS
@@ -117,7 +152,7 @@ class Cancels:
                     target.closed
                     or busy is None
                     or busy.is_ready
-                    or busy.setting_parameters
+                    or busy.is_asked_by_us
                 ):
                     client.disconnect(
                         "not sending cancel request for client that is now idle", False

@@ -66,6 +66,7 @@ cdef class Server(Stream):
         public bint close_needed
         public bint fresh       # no client has had it since its login or DISCARD ALL
         public int cancels      # cancel requests for it that are in flight
+        public bint keeps_cancels   # some wait for the answer to a query of ours
         bint release_due        # done, but the client still sends half a message
         int place_due           # bytes follow the last answer: look at them first
         int held_up             # why its client is not read: HeldUp
@@ -111,6 +112,8 @@ cdef class Server(Stream):
     cdef int note_types(self, bytes types) except -1
     cdef int on_ready(self, int status) except -1
     cdef int finish_asking(self) except -1
+    cdef int use_answer(self) except -1
+    cdef int look_at_cancels(self) except -1
     cdef int set_failed(self, Client client) except -1
     cdef bint may_say_goodbye(self) except -1
     cdef int find_place(self) except -1

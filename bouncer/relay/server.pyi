@@ -14,6 +14,7 @@ class Server(Stream):
     close_needed: bool
     fresh: bool
     cancels: int
+    keeps_cancels: bool
     tracked: Any
     at_login: Any
     cancel_key: Any
@@ -52,7 +53,7 @@ class Server(Stream):
     @property
     def owed_count(self) -> Any: ...
     @property
-    def setting_parameters(self) -> Any: ...
+    def is_asked_by_us(self) -> Any: ...
     @property
     def clean(self) -> Any: ...
     @property

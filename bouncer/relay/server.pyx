@@ -813,6 +813,17 @@ cdef class Server(Stream):
         return pos
 
     cdef int finish_asking(self) except -1:
+        """Our query is answered: go on with what it was for."""
+        self.use_answer()
+        return self.look_at_cancels() if self.keeps_cancels else 0
+
+    cdef int look_at_cancels(self) except -1:
+        """Cancel requests were kept while a query of ours was run."""
+        self.keeps_cancels = False
+        self.app.cancels.look_again(self)
+        return 0
+
+    cdef int use_answer(self) except -1:
         cdef int phase = self.phase
         cdef Client client = self.client
         self.phase = PH_RELAY
@@ -1003,7 +1014,7 @@ cdef class Server(Stream):
         return 0
 
     cdef bint mend_values(self, Client client) except -1:
-        """Its client has set or reset something, and all is answered, outside of a block.
+        """Its client has set or reset something, and all is answered.
 
         Gives whether the server is being asked what that was. Who keeps it has its own
         values again; who gives it back has them on its next one.
@@ -1410,7 +1421,7 @@ cdef class Server(Stream):
             if not whole or self.fatal:
                 notify = False      # it has been told, or cannot be
             client.end(reason, notify, sqlstate)
-        return 0
+        return self.look_at_cancels() if self.keeps_cancels else 0
 
     cdef bint may_say_goodbye(self) except -1:
         """Would the other side take a Terminate for one?
@@ -1489,8 +1500,9 @@ cdef class Server(Stream):
         return self.ledger.count
 
     @property
-    def setting_parameters(self):
-        return self.phase == PH_APPLY
+    def is_asked_by_us(self):
+        """It answers our SETs, or what its client has set: no cancel strikes that."""
+        return self.phase == PH_APPLY or self.phase == PH_LEARN
 
     @property
     def clean(self):

@@ -221,6 +221,100 @@ def test_cancel_is_not_sent_while_parameters_are_set(cancelling):
     server.answer("b")
     server.take()
     client.send(f.query("next"))
-    assert server.server.setting_parameters
+    assert server.server.is_asked_by_us
     assert r.connect() is None
     assert asker.client.closed
+
+
+def at_setting(r):
+    """A client has asked, and its server is being told its values first."""
+    client = r.client(TimeZone="Asia/Tokyo")
+    client.send(f.query("long"))
+    server = r.servers[0]
+    server.server.cancel_key = b"serverky"
+    assert b"SET TimeZone" in server.take()
+    return client, server
+
+
+SET = (f.parameter_status("TimeZone", "Asia/Tokyo"), f.complete("SET"), f.ready())
+
+
+def test_cancel_while_parameters_are_set_waits_for_its_query(cancelling):
+    """It was thrown away: who cancelled soon after asking waited for the answer."""
+    r = cancelling
+    client, server = at_setting(r)
+    asker = r.ask_cancel(client)
+    assert not asker.client.closed
+    assert not r.pool.cancels
+    server.send(*SET)
+    assert server.take() == f.query("long")
+    carrier = r.connect()
+    assert carrier.take() == b"\0\0\0\x10\x04\xd2\x16\x2eserverky"
+    carrier.close()
+    assert asker.client.closed
+
+
+def test_cancel_that_waited_is_not_sent_when_its_query_is_over(cancelling):
+    r = cancelling
+    client, server = at_setting(r)
+    asker = r.ask_cancel(client)
+    server.send(*SET)
+    server.answer("done")
+    assert r.connect() is None
+    assert asker.client.closed
+    assert server.server.clean
+
+
+def test_cancel_that_waits_ends_with_its_client(cancelling):
+    r = cancelling
+    client, _ = at_setting(r)
+    asker = r.ask_cancel(client)
+    client.client.disconnect("gone")
+    assert asker.client.closed
+
+
+def test_cancel_that_waits_ends_with_its_server(cancelling):
+    r = cancelling
+    client, server = at_setting(r)
+    asker = r.ask_cancel(client)
+    server.close()
+    assert client.client.closed
+    assert asker.client.closed
+
+
+def test_cancel_that_waited_ends_the_wait_for_another_server(cancelling):
+    """The SETs have failed for reasons of the server's: its client gets another one."""
+    r = cancelling
+    client, server = at_setting(r)
+    asker = r.ask_cancel(client)
+    r.opens_at_once = False
+    server.send(f.error("57014", "no"), f.ready())
+    assert f.codes(client.take()) == "EZ"
+    assert asker.client.closed
+    assert not client.client.closed
+
+
+def test_who_asked_may_go_while_the_cancel_waits(cancelling):
+    r = cancelling
+    client, server = at_setting(r)
+    r.ask_cancel(client).client.disconnect("gone", False)
+    server.send(*SET)
+    assert server.take() == f.query("long")
+    assert not r.pool.cancels
+    assert not r.cancels.asked
+    assert not r.cancels.kept
+
+
+def test_cancel_waits_while_a_server_is_asked_what_was_set(cancelling):
+    """It struck the question, which cost the server."""
+    r = cancelling
+    r.pool.learn_query = b"question"
+    client, server = busy(r)
+    server.send(f.complete("SET"), f.ready())
+    assert server.take() == f.query("question")
+    client.take()
+    r.ask_cancel(client)
+    assert not r.pool.cancels  # it has asked nothing since
+    server.send(f.complete("SELECT"), f.ready())
+    assert r.reasons == []
+    assert server.server.clean

@@ -244,8 +244,8 @@ NOT_CARRIED = {
              "address_text", "cancel_key", "backend_pid", "tracked", "at_login"),
             PLACE),
         **dict.fromkeys(
-            ("cancels", "release_due", "place_due", "held_up", "reworded", "remain",
-             "fakes_due",
+            ("cancels", "keeps_cancels", "release_due", "place_due", "held_up",
+             "reworded", "remain", "fakes_due",
              "skipping", "error", "peer", "cancel_for", "learnt", "asked_status",
              "asked"), STILL),
         "equal_to": CACHE,
