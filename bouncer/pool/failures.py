@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from bouncer import log
 
 MILLISECOND = 1000
+LOGIN_FAILED = "login failed"  # the server has spoken, and does not want us
 MOST_TEXT = 512  # characters of what a server or a library says
 
 
@@ -45,7 +46,8 @@ def connect_failed(
     pool.evidence.last_failure = failure
     where = host if host in address else f"{host} ({address or 'no address'})"
     spent = failure.duration / MILLISECOND
-    text = f"connect to {where} failed after {spent:.0f} ms: {error}"
+    what = "login at" if reason == LOGIN_FAILED else "connect to"
+    text = f"{what} {where} failed after {spent:.0f} ms: {error}"
     log.detail(
         log.LOG,
         f"{server.prefix} {text}",

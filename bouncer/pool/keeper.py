@@ -381,6 +381,10 @@ class Keeper:
         pool = server.pool
         client = server.client
         pool.evidence.failed(pool.poller.now, problem)
+        attempt = self.attempts.get(server)
+        if attempt is not None:
+            why, code = failures.LOGIN_FAILED, problem.sqlstate
+            failures.connect_failed(server, attempt.began, why, problem.text, code)
         if server.replication and client is not None:
             if problem.kind == "refused":
                 log.error(f"S: login failed: {problem.severity}: {problem.text}")
@@ -395,7 +399,7 @@ class Keeper:
         if problem.sqlstate == NO_SUCH_DATABASE:
             pool.reached = False
         if is_of_server(problem):
-            self.attempt_failed(server, problem.text, problem.sqlstate)
+            self.attempt_failed(server, problem.text, problem.sqlstate, is_told=True)
         else:
             self.refused(server, problem)
         if self.is_final(pool, problem):
@@ -428,9 +432,6 @@ class Keeper:
         pool = server.pool
         attempt = self.attempts.get(server)
         self.reached(server)
-        if attempt is not None:
-            text, code = problem.text, problem.sqlstate
-            failures.connect_failed(server, attempt.began, "login failed", text, code)
         if attempt is None or attempt.targets is not pool.targets:
             return
         pool.refused_at = attempt.began
@@ -445,14 +446,16 @@ class Keeper:
         sqlstate: str = "",
         error: str = "",
         code: str = "",
+        is_told: bool = False,
     ) -> None:
         """Somebody has seen that there is no server for us at its target now.
 
-        *error* and *code* say more than *reason*, PgBouncer's word.
+        *error* and *code* say more than *reason*, PgBouncer's word; *is_told*: people
+        have been told.
         """
         pool = server.pool
         attempt = self.attempts.pop(server, None)
-        if attempt is not None:
+        if attempt is not None and not is_told:
             code = code or sqlstate
             failures.connect_failed(server, attempt.began, reason, error, code)
         if attempt is None or attempt.targets is not pool.targets:

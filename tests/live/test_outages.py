@@ -17,8 +17,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from bouncer.wire import messages
 from tests.replay.pooler import wait_for
 from tests.support.ground import Ground, Postgres
+from tests.support.wire import FakeServer, ServerTalk
 
 JSON = "[pybouncer]\nlog_format = json\n"
 TEXT = "[pybouncer]\nlog_details = 1\n"
@@ -186,6 +188,32 @@ def test_login_that_the_server_refuses_has_its_sqlstate(
     assert failed["sqlstate"] == "28P01" and failed["user"] == "u_scram"
     [row] = one.console("SELECT code, reason FROM failures")
     assert row == {"code": "28P01", "reason": "login failed"}
+
+
+def test_server_that_has_no_room_is_told_once(pooler: Any, lab: Ground) -> None:
+    """What the server says of itself (53300) is told as any refusal, and once."""
+    port = lab.free_port()
+    server = FakeServer(port, full)
+    try:
+        databases = {"p0": f"host=127.0.0.1 port={port}"}
+        settings = {"server_tls_sslmode": "disable", "query_wait_timeout": 1}
+        one = pooler(settings, databases=databases, server_port=1, more=TEXT)
+        refusal(one)
+        [line] = one.log_matches("login at 127.0.0.1 failed")
+    finally:
+        server.close()
+    assert line.endswith(" ms: too many connections")
+    [row] = one.console("SELECT reason, error, code FROM failures")
+    assert row == {
+        "reason": "login failed", "error": "too many connections", "code": "53300",
+    }  # fmt: skip
+
+
+def full(talk: ServerTalk) -> None:
+    """A server that has no connection to spare."""
+    talk.read()
+    talk.send_bytes(messages.error_response("too many connections", "53300"))
+    talk.close()
 
 
 @pytest.mark.parametrize(
