@@ -395,6 +395,40 @@ def removing_changes_no_running_program(packages: Packages) -> None:
         assert answer(client) == 42
 
 
+# Macros that only a Red Hat defines; its paths, whatever machine this is.
+RED_HAT = {
+    "_libdir": "/usr/lib64",
+    "_unitdir": "/usr/lib/systemd/system",
+    "_tmpfilesdir": "/usr/lib/tmpfiles.d",
+    "systemd_post": "%{nil}",
+    "systemd_preun": "%{nil}",
+    "systemd_postun": "%{nil}",
+    "tmpfiles_create": "%{nil}",
+}
+RPM_HAS = """/usr/lib64/pybouncer/bin/pgbouncer /usr/bin/pybouncer
+    /usr/lib/systemd/system/pybouncer.service /etc/pybouncer/pgbouncer.ini
+    /etc/sysconfig/pybouncer /etc/logrotate.d/pybouncer""".split()
+
+
+def red_hat(place: Place) -> Iterator[Outcome]:
+    """The spec file makes a package with nothing where PgBouncer's files are."""
+    begin = time.monotonic()
+    if shutil.which("rpmbuild") is None:
+        raise Unusable("needs rpmbuild: apt-get install rpm")
+    source, top = BUILD.parents[3], place.ground.directory()
+    macros = {**RED_HAT, "source": source, "_topdir": top, "venv": sys.prefix}
+    defined = [w for name, at in macros.items() for w in ("--define", f"{name} {at}")]
+    spec = source / "docs/packaging/rpm/pybouncer.spec"
+    run("rpmbuild", "-bb", "--nodeps", "--quiet", *defined, spec)
+    package = next(top.glob("RPMS/*/*.rpm"))
+    files = set(run("rpm", "-qpl", package).split())
+    wrong = {path: "is missing" for path in RPM_HAS if path not in files}
+    taken = {"/usr/bin/pgbouncer", "/usr/share/man/man1/pgbouncer.1.gz"} & files
+    wrong |= dict.fromkeys(taken, "is PgBouncer's")
+    good, seconds = len(RPM_HAS) - len(wrong), time.monotonic() - begin
+    yield Outcome("RPM", good, good, len(RPM_HAS), {}, wrong, (), seconds)
+
+
 def debian(place: Place) -> Iterator[Outcome]:
     """Every step; a failed one leaves the next to what it finds."""
     begin = time.monotonic()
