@@ -33,7 +33,10 @@ NEVER_NONE = {
     },
     "client.Client.pass_on": {"server": LOOKED},
     "client.Client.begin_request": {"self.poller": GIVEN, "self.pool": LOGGED_IN},
-    "client.Client.statement_message": {"self.pool": LOGGED_IN},
+    "client.Client.statement_message": {
+        "self.pool": LOGGED_IN,
+        "self.server": "Pool.acquire has said LINKED",
+    },
     "client.Client.change_unnamed": {
         "server": CALLER,
         "server.ledger": LEDGER,

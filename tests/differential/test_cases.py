@@ -1,48 +1,28 @@
 """The cases from the field: through us each is answered as PostgreSQL answers it.
 
-They were found by real drivers and tools. What is not mended yet stands in `OPEN`; it
-must fail, so that mending it takes it from the table.
+They were found by real drivers and tools.
 """
 
 import pytest
 
 from tests.differential.cases import ALL, MIXED, Case
-from tests.differential.ground import PATIENCE, Arena
-
-# What is known to hang need not hang for long.
-SHORT_PATIENCE = 1.5
-# Case: the settings in which it is not right yet.
-OPEN: dict[str, tuple[str, ...]] = {}
+from tests.differential.ground import Arena
 
 
 def parameters() -> list[object]:
-    """Each case in each of its settings, those in OPEN marked."""
-    found = []
-    for case in ALL:
-        for mode, prepared in case.settings():
-            setting = f"{mode} {prepared}"
-            number = case.name.split()[0]
-            mark = pytest.mark.xfail(strict=True, reason=f"case {number}")
-            is_open = setting in OPEN.get(case.name, ())
-            found.append(
-                pytest.param(
-                    case,
-                    mode,
-                    prepared,
-                    marks=[mark] if is_open else [],
-                    id=f"{case.name}, {setting}",
-                )
-            )
-    return found
+    """Each case in each of its settings."""
+    return [
+        pytest.param(case, mode, prepared, id=f"{case.name}, {mode} {prepared}")
+        for case in ALL
+        for mode, prepared in case.settings()
+    ]
 
 
 @pytest.mark.parametrize(("case", "mode", "prepared"), parameters())
 def test_case_is_answered_as_by_postgresql(
     stage: Arena, case: Case, mode: str, prepared: int
 ) -> None:
-    is_open = f"{mode} {prepared}" in OPEN.get(case.name, ())
-    patience = SHORT_PATIENCE if is_open else PATIENCE
-    assert not stage.play(case.conversation(mode, prepared), patience)
+    assert not stage.play(case.conversation(mode, prepared))
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
