@@ -124,7 +124,8 @@ cdef class Client(Stream):
                           Py_ssize_t total) except -1
     cdef Py_ssize_t refuse_parse(self, Py_ssize_t here, Py_ssize_t total,
                                  Buf* composed) except -2
-    cdef int note_text(self, Server server, const char* p, Py_ssize_t count) except -1
+    cdef int note_text(self, Server server, const char* p, Py_ssize_t count,
+                       bint is_query) except -1
     cdef int note_parse(self, Server server, const char* p, Py_ssize_t count) except -1
     cdef int mind_portals(self, Server server) except -1
     cdef bytes text_of(self, const char* name, Py_ssize_t size)

@@ -22,7 +22,8 @@ from bouncer.relay.poller cimport Poller
 from bouncer.relay.pool cimport LINKED, SESSION, Pool
 from bouncer.relay.said import Said
 from bouncer.relay.server cimport (
-    AWAITED, LEARN, MAY_RESET, MOST_OWED, PH_APPLY, PH_LEARN, PH_RELAY, PORTALS, Server)
+    AWAITED, LEARN, MAY_RESET, MOST_OWED, PH_APPLY, PH_LEARN, PH_RELAY, PORTALS,
+    PUT_BACK, SET_IN_BLOCK, Server)
 from bouncer.relay.sockets cimport EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, recv
 from bouncer.relay.statements cimport (
     MOST_TEXT, NameEntry, NameTable, Pending, Prepared, PreparedSet, Unnamed)
@@ -309,11 +310,12 @@ cdef class Client(Stream):
                     start = pos
                     continue
                 if server is not None and server.minds and kind != COPYING:
-                    if (server.minds & MAY_RESET and server.ledger.goals
+                    if (server.minds & (MAY_RESET | PUT_BACK | SET_IN_BLOCK)
+                            and server.ledger.goals
                             and not server.ledger.unsynced
                             and not server.ledger.is_copy_in()):
                         # What comes now counts on its own values, which the server
-                        # will have again when it has told of the reset.
+                        # will have again when it has told of the reset, or undone it.
                         server.held_up |= AWAITED
                         self.pause_reading()
                         break
@@ -412,14 +414,14 @@ cdef class Client(Stream):
                         break               # looked at whole
                     part = min(count - pos, <Py_ssize_t>length + 1) - HEADER
                     if code == FE_QUERY:
-                        self.note_text(server, p + pos + HEADER, part)
+                        self.note_text(server, p + pos + HEADER, part, True)
                     else:
                         self.note_parse(server, p + pos + HEADER, part)
                 if what == UNNAMED_STATEMENT:
                     if code == FE_BIND and self.pool.learn_query is not None:
                         self.note_text(
                             server, self.unnamed_parse.data + self.unnamed_parse.start,
-                            buf_size(&self.unnamed_parse))
+                            buf_size(&self.unnamed_parse), False)
                     if code == FE_PARSE or code == FE_CLOSE:
                         if (count - pos <= <Py_ssize_t>length
                                 and length < LONGEST_UNNAMED):
@@ -836,13 +838,14 @@ cdef class Client(Stream):
         self.remain = total - here
         return here
 
-    cdef int note_text(self, Server server, const char* p, Py_ssize_t count) except -1:
+    cdef int note_text(self, Server server, const char* p, Py_ssize_t count,
+                       bint is_query) except -1:
         """What may this text reset, or set of what the server does not report?
 
         Of one that has not come whole its beginning counts.
         """
         if may_reset(p, count) or server.minds & MAY_RESET:
-            server.say(p[:min(count, LOOKED_AT)].rstrip(b"\0"))
+            server.say(p[:min(count, LOOKED_AT)].rstrip(b"\0"), is_query)
         if self.pool.learn_query is not None and may_set(p, count):
             server.minds |= LEARN
         return 0
@@ -910,7 +913,7 @@ cdef class Client(Stream):
         elif stop != NULL and server.said is not None:
             text = server.said.portals.get(p[:stop - p])
             if text is not None:
-                self.note_text(server, <const char*>text, len(<bytes>text))
+                self.note_text(server, <const char*>text, len(<bytes>text), False)
         return stop != NULL or whole or count > 2 * LONGEST_NAME
 
     cdef bytes scope(self):

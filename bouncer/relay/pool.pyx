@@ -155,7 +155,8 @@ cdef class Pool:
         move_server(server, SV_ACTIVE)
         server.phase = PH_RELAY
         server.fresh = False
-        if server.minds or client.resetting is not None:
+        if server.minds or client.resetting is not None or server.said is not None:
+            server.said = None
             server.minds = 0 if client.resetting is None else PORTALS
             server.said = None
         self.active.push_tail(server)

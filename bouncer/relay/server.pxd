@@ -47,6 +47,8 @@ cdef enum Minding:              # why the values of its client are minded; sever
     PUT_BACK = 8                # ... so its client's own are to be set again
     LEARN = 16                  # its client may have set what it does not report
     LEARN_RESET = 32            # ... or reset it
+    SET_IN_BLOCK = 64           # its client's own are set, up to a ROLLBACK
+    UNDONE = 128                # ... which has come, since the last ReadyForQuery
 
 cdef enum HeldUp:
     CROWDED = 1                 # too much is owed
@@ -138,11 +140,14 @@ cdef class Server(Stream):
     cdef int note_end(self, bytes body) except -1
     cdef int note_scope(self) except -1
     cdef bint note_reset(self, Py_ssize_t index, bytes value) except -1
+    cdef bint is_undone(self, Py_ssize_t index, bytes value) except -1
     cdef bint is_reset(self, Py_ssize_t index) except -1
     cdef int give_own(self, Client client, Py_ssize_t index, bytes own) except -1
     cdef int note_silent(self, Client client, int status) except -1
-    cdef int say(self, bytes text) except -1
+    cdef int say(self, bytes text, bint is_query) except -1
     cdef int put_back(self, Client client) except -1
+    cdef int note_block(self, Client client, set committed) except -1
+    cdef int settle_undone(self, Client client, int status) except -1
     cdef bint mend_values(self, Client client) except -1
     cdef TrackedParams told(self)
     cdef bint learn(self, Client client) except -1

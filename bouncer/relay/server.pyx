@@ -35,7 +35,7 @@ from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
     BE_EMPTY_QUERY, BE_ERROR, BE_NO_DATA, BE_NOTIFICATION, BE_PARAMETER_STATUS,
     BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE, FE_FUNCTION_CALL, FE_PARSE,
-    FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE)
+    FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE, STATUS_IN_TRANSACTION)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 from bouncer.wire.resets import ANY
 
@@ -45,6 +45,7 @@ cdef enum:
     LONG_HEAD = 1024            # bytes of a larger one's body that are looked at
     MOST_LEARNT = 200           # rows of learn_query
     LONGEST_LEARNT = 8192       # bytes of one
+    ROLLBACK_LENGTH = 13        # of the CommandComplete of a ROLLBACK
     ANSWERS = 1000 * HEADER     # bytes of answers of our own that go out in one send
 
 
@@ -271,6 +272,10 @@ cdef class Server(Stream):
                     self.pass_on(client, p + start, pos - start)
                     start = max(pos, start)
                     self.note_silent(client, status)
+                if self.minds & UNDONE:
+                    self.pass_on(client, p + start, pos - start)
+                    start = max(pos, start)
+                    self.settle_undone(client, status)
                 self.settle_ready()
                 if (status != STATUS_IDLE and self.pool.mode == STATEMENT
                         and client.replication == 0):
@@ -292,7 +297,8 @@ cdef class Server(Stream):
                 continue
             if (code == BE_PARAMETER_STATUS
                     or (code == BE_COMMAND_COMPLETE
-                        and (length <= 10 or length >= 14 and (
+                        and (length <= 10 or length == ROLLBACK_LENGTH
+                             and self.minds & SET_IN_BLOCK or length >= 14 and (
                             count - pos == HEADER
                             or LOOKED_AT[<uint8_t>p[pos + HEADER]])))
                     or code == BE_ERROR):
@@ -662,7 +668,13 @@ cdef class Server(Stream):
         cdef Pool pool = self.pool
         cdef int64_t now
         self.status = status
-        self.minds &= ~HAS_RESET
+        if self.minds:
+            self.minds &= ~(HAS_RESET | UNDONE)
+            if self.said is not None:
+                self.said.ready(status == STATUS_IDLE)
+            if self.minds & SET_IN_BLOCK and status == STATUS_IDLE:
+                self.minds ^= SET_IN_BLOCK
+                self.said.leave_block()
         if self.ledger.count:
             if client.leaving is not None and self.ledger.goals == 0:
                 return client.finish()
@@ -900,6 +912,9 @@ cdef class Server(Stream):
         value = parts[1]
         self.tracked = changed(self.tracked, index, value)
         self.equal_to = None
+        if self.minds & UNDONE and self.is_undone(index, value):
+            self.reworded = b""         # told with ReadyForQuery, if at all
+            return 0
         if self.minds & (HAS_RESET | MAY_RESET) and self.note_reset(index, value):
             return 0
         if (client is not None and client.tracked is not None
@@ -909,6 +924,8 @@ cdef class Server(Stream):
         if (client is not None and client.tracked is not None
                 and self.phase == PH_RELAY and means_something(index, value)):
             client.tracked = changed(client.tracked, index, value)
+            if self.minds & SET_IN_BLOCK and self.is_undone(index, value):
+                self.said.chosen.add(index)
             if not self.minds & PUT_BACK:
                 self.equal_to = client.tracked
         if self.prepared is not None and self.tracked.scope != before:
@@ -963,13 +980,23 @@ cdef class Server(Stream):
         it. Where they leave it open we believe that it has.
         """
         if not self.minds & MAY_RESET or self.ledger.goals > 1:
+            if self.minds & HAS_RESET and self.said is not None:
+                self.said.told.add(index)
             return self.minds & HAS_RESET != 0
         word = self.said.last_word(parameter_name(index))
         if word is None or not word.is_reset:
             return False
         if word.is_local:
             self.said.local.add(index)
+        elif word.is_committed:
+            self.said.committed.add(index)
         return True
+
+    cdef bint is_undone(self, Py_ssize_t index, bytes value) except -1:
+        """Is it what a ROLLBACK leaves of what we have set behind a reset?"""
+        return (self.at_login is not None and self.phase == PH_RELAY
+                and index in self.said.in_block
+                and value == self.at_login.values[index])
 
     cdef int note_silent(self, Client client, int status) except -1:
         """Give the client its own of what it has reset, where the server tells nothing.
@@ -995,6 +1022,8 @@ cdef class Server(Stream):
                 if status == STATUS_IDLE:
                     continue            # it ended with its transaction
                 self.said.local.add(index)
+            elif word.is_committed:
+                self.said.committed.add(index)
             self.give_own(client, index, own)
         return 0
 
@@ -1005,11 +1034,15 @@ cdef class Server(Stream):
         self.minds |= PUT_BACK
         return self.pass_on(client, <const char*>told, len(told))
 
-    cdef int say(self, bytes text) except -1:
-        """*text* is sent, or run by a portal: it may reset what its client has set."""
+    cdef int say(self, bytes text, bint is_query) except -1:
+        """*text* is sent, or run by a portal: it may reset what its client has set.
+
+        Behind what is still unanswered a block may be open.
+        """
         if self.said is None:
             self.said = Said()
-        self.said.say(text)
+        self.said.say(text, is_query,
+                      self.status != STATUS_IDLE or self.ledger.goals > 0)
         self.minds |= MAY_RESET
         return 0
 
@@ -1032,13 +1065,47 @@ cdef class Server(Stream):
         """
         cdef bytes batch = None
         cdef set local = None if self.said is None else self.said.take_local()
+        cdef set committed = None if self.said is None else self.said.take_committed()
         self.minds &= ~PUT_BACK
         if client.tracked is not None and self.tracked is not None:
             batch = set_batch(client.tracked, self.tracked, self.told(), local)
         if batch is not None:
+            if committed and self.status != STATUS_IDLE:
+                self.note_block(client, committed)
             client.held_back = True
             client.pause_reading()
             self.ask(batch, PH_APPLY)
+        return 0
+
+    cdef int note_block(self, Client client, set committed) except -1:
+        """What is set now is undone with its transaction; its reset is not."""
+        for index in committed:
+            if client.tracked.values[index] is not self.tracked.values[index]:
+                self.said.in_block.add(index)
+                self.minds |= SET_IN_BLOCK
+        return 0
+
+    cdef int settle_undone(self, Client client, int status) except -1:
+        """What we have set behind a reset is undone: the client has its own all the same.
+
+        Behind ROLLBACK TO it may be what the client has set itself before.
+        """
+        if client.at_login is None or self.at_login is None or client.tracked is None:
+            return 0
+        for index in self.said.in_block:
+            own, theirs = client.at_login.values[index], self.at_login.values[index]
+            if own is None or self.tracked.values[index] != theirs:
+                continue
+            if status == STATUS_IN_TRANSACTION and index in self.said.chosen:
+                own = theirs
+            if client.tracked.values[index] != own:
+                told = parameter_status(index, own)
+                client.tracked = changed(client.tracked, index, own)
+                self.pass_on(client, <const char*>told, len(told))
+            if own is not theirs:
+                self.minds |= PUT_BACK
+                if status != STATUS_IDLE:
+                    self.said.committed.add(index)
         return 0
 
     # What it does not report
@@ -1173,6 +1240,8 @@ cdef class Server(Stream):
 
     cdef int note_error(self, bytes body) except -1:
         """FATAL, PANIC and out of memory: nobody else shall have this server."""
+        if self.minds & SET_IN_BLOCK:
+            self.minds |= UNDONE
         if (b"\0VFATAL\0" in body or b"\0VPANIC\0" in body
                 or body.startswith((b"SFATAL\0", b"SPANIC\0"))):
             self.fatal = self.close_needed = True
@@ -1298,7 +1367,8 @@ cdef class Server(Stream):
     cdef int note_tag(self, const char* p, Py_ssize_t count) except -1:
         """DISCARD ALL and DEALLOCATE ALL forget every prepared statement.
 
-        RESET and DISCARD ALL reset parameters, of which the server tells behind them.
+        RESET and DISCARD ALL reset parameters, of which the server tells behind them; a
+        ROLLBACK undoes what was set again behind those.
         """
         cdef Client client = self.client
         if self.pool.learn_query is not None and self.phase == PH_RELAY and (
@@ -1315,6 +1385,9 @@ cdef class Server(Stream):
                 self.minds |= HAS_RESET
                 if self.pool.learn_query is not None and self.phase == PH_RELAY:
                     self.minds |= LEARN | LEARN_RESET
+            return 0
+        if count == 9 and memcmp(p, b"ROLLBACK\0", 9) == 0:
+            self.minds |= UNDONE
             return 0
         if count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0:
             self.minds |= HAS_RESET

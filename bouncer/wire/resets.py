@@ -22,6 +22,7 @@ _WORD = re.compile(
 _COMMENT = re.compile(rb"/\*|\*/")
 _YES = frozenset((b"true", b"'t'", b"'true'", b"'on'", b"'yes'", b"'1'", b"'y'"))
 _HINT = re.compile(rb"\b(?:reset|discard|default|set_config)", re.IGNORECASE)
+_ENDS = (b"commit", b"end", b"rollback", b"abort")
 MOST_NAMED = 200  # what one unit of requests may set and reset, to be looked at
 # Names of parameters that SQL writes in two words.
 _TWO_WORDS = {
@@ -37,6 +38,7 @@ class Change(NamedTuple):
     name: bytes  # in small letters; ALL, or ANY
     is_reset: bool  # it is not set to a value
     is_local: bool  # ... up to the end of the transaction
+    is_committed: bool = False  # a ROLLBACK behind it undoes it no more
 
     def speaks_of(self, name: bytes) -> bool:
         """Is the parameter *name* meant? RESET ALL leaves one of those alone."""
@@ -171,24 +173,48 @@ def _end(done: list[Change | _Mark], words: list[bytes]) -> None:
                  (b"work", b"transaction", b"savepoint", b"to")]  # fmt: skip
         _back_to(done, names[0] if b"to" in words and names else b"")
     else:
-        done[:] = [one for one in done if isinstance(one, Change) and not one.is_local]
-        done.append(_Mark(b""))
+        _commit(done)
 
 
-def changes(texts: list[bytes]) -> list[Change]:
-    """What is left of what *texts* do, run one behind the other without an error."""
+def _commit(done: list[Change | _Mark]) -> None:
+    done[:] = [
+        one._replace(is_committed=True)
+        for one in done
+        if isinstance(one, Change) and not one.is_local
+    ]
+    done.append(_Mark(b""))
+
+
+class Text(NamedTuple):
+    """What is run; a Query outside of a block ends its own transaction."""
+
+    text: bytes
+    is_query: bool
+
+
+def changes(texts: list[Text], in_block: bool = False) -> list[Change]:
+    """What is left of what *texts* do, run one behind the other without an error.
+
+    *in_block*: a transaction block is open before them.
+    """
     done: list[Change | _Mark] = []
-    for text in texts:
+    for text, is_query in texts:
         for words in statements(text):
+            if words[0] in (b"begin", b"start"):
+                in_block = True
+            elif words[0] in _ENDS and not {b"to", b"prepared"} & {*words}:
+                in_block = b"chain" in words and b"no" not in words
             if words[0] == b"savepoint" and len(words) > 1:
                 done.append(_Mark(words[1]))
-            elif words[0] in (b"commit", b"end", b"rollback", b"abort"):
+            elif words[0] in _ENDS:
                 if b"prepared" not in words:
                     _end(done, words)
             else:
                 done += _changes(words)
             if len(done) > MOST_NAMED:
                 return [Change(ANY, True, False)]
+        if is_query and not in_block:
+            _commit(done)
     return [one for one in done if isinstance(one, Change)]
 
 

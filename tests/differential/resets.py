@@ -126,6 +126,50 @@ TOLD = {
     ),
     "in a DO": 'Q("do $$begin reset datestyle; end$$")',
 }  # fmt: skip
+# What we set again behind a reset, within the next transaction, ends with that.
+UNDONE = {
+    "by ROLLBACK": 'Q("reset datestyle") Q("begin") Q("select 1") | Q("rollback")',
+    "by ROLLBACK behind AND CHAIN": (
+        'Q("begin") | Q("reset datestyle; commit and chain") | Q("rollback")'
+    ),
+    "by ROLLBACK of a block of one text": (
+        'Q("begin; reset datestyle; commit; begin") | Q("rollback")'
+    ),
+    "by ROLLBACK behind a unit without Sync": (
+        'P("","select 1") Q("reset datestyle") Q("begin") | S | Q("rollback")'
+    ),
+    "by ROLLBACK in one send": (
+        'Q("begin; reset datestyle; commit; begin") |'
+        ' Q("rollback") Q("begin") Q("select 1") Q("rollback")'
+    ),
+    "by ROLLBACK TO": (
+        'Q("begin; reset datestyle; commit; begin; savepoint a") |'
+        f' Q("set datestyle = \'German\'") | Q("rollback to a") | {SHOWN} | Q("commit")'
+    ),
+    "by an error": (
+        'Q("begin; reset datestyle; commit; begin") | Q("selec") | Q("rollback")'
+    ),
+    "by an error and ROLLBACK TO": (
+        'Q("begin; reset datestyle; commit; begin; savepoint a") |'
+        f' Q("selec") | Q("rollback to a") | {SHOWN} | Q("rollback")'
+    ),
+    "by ROLLBACK behind SET": (
+        'Q("begin; reset datestyle; commit; begin") |'
+        " Q(\"set datestyle = 'German'\") | Q(\"rollback\")"
+    ),
+    "by ROLLBACK behind SET to the server's own": (
+        'Q("begin; reset datestyle; commit; begin") |'
+        " Q(\"set datestyle = 'ISO, MDY'\") | Q(\"rollback\")"
+    ),
+    "by nothing, it is committed": (
+        'Q("begin; reset datestyle; commit; begin") | Q("commit")'
+    ),
+    "by nothing, the client sets the server's own": (
+        'Q("begin; reset datestyle; commit; begin") |'
+        " Q(\"set datestyle = 'ISO, MDY'\") | Q(\"commit\")"
+    ),
+    "behind DISCARD ALL": 'Q("discard all") P("","begin") B E S | Q("rollback")',
+}  # fmt: skip
 RESETS = {
     f"2c silent {what}": f"{STARTED} {OWN} {said} | {SHOWN} | {SHOWN}"
     for what, said in WAYS.items()
@@ -139,4 +183,7 @@ RESETS = {
         f"{STARTED} Q(\"set datestyle = 'German'\") | {said} | {SHOWN} | {SHOWN}"
     )
     for what, said in TOLD.items()
+} | {
+    f"2c undone {what}": f"{STARTED} {said} | {SHOWN} | {SHOWN}"
+    for what, said in UNDONE.items()
 }  # fmt: skip
