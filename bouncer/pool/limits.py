@@ -183,7 +183,8 @@ class Limits:
         """
         if database is not None and client.counted_database is None:
             limit = self.max_db_clients(database)
-            if limit and database.client_count >= limit and not is_admin:
+            count = database.client_count - database.departed
+            if limit and count >= limit and not is_admin:
                 raise Disconnect(
                     "client connections exceeded (max_db_client_connections)"
                 )
@@ -194,7 +195,8 @@ class Limits:
         if user is not None and client.counted_user is None:
             account = user.account
             limit = self.max_user_clients(account)
-            if limit and account.client_count >= limit and not is_admin:
+            count = account.client_count - account.departed
+            if limit and count >= limit and not is_admin:
                 raise Disconnect(
                     "client connections exceeded (max_user_client_connections)"
                 )

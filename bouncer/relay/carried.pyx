@@ -539,6 +539,8 @@ def let_go(Stream stream not None):
             client.server.client = None
             client.server = None
         client.shut()
+        if client.departed:
+            client.depart(-1)
         buf_free(&client.unnamed_parse)
         if client.names is not None:
             client.names.clear()

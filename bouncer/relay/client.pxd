@@ -54,7 +54,7 @@ cdef class Client(Stream):
         bint set_twice          # that has failed at one server already
         bint dropping           # the rest of this message goes nowhere
         str leaving             # it asks for nothing more: why; None: it may
-        readonly bint departed  # it has closed while it waited for a server
+        readonly bint departed  # it has closed, or said so: what it asked for is run
         bint told_since         # something was sent to it since then
         int refusing            # a RefusedUnit: what comes of it goes nowhere
         public bint notified    # was told that it is queued (query_wait_notify)
@@ -167,6 +167,7 @@ cdef class Client(Stream):
     # Ending
     cdef bint sent_whole(self) noexcept
     cdef int mind_end(self) except -1
+    cdef int depart(self, int change) except -1
     cdef int read_rest(self) except -1
     cdef int what_is_held(self) noexcept
     cdef int goodbye(self, str why) except -1

@@ -1360,10 +1360,22 @@ cdef class Client(Stream):
             self.poller.modify(
                 self, self.interest & ~<uint32_t>(EPOLLIN | EPOLLRDHUP))
         if not self.departed:
-            self.departed = True
-            self.door.departed += 1
+            self.depart(1)
             self.pool.departed[self] = None
             self.pool.keeper.departed(self.pool)
+        return 0
+
+    cdef int depart(self, int change) except -1:
+        """It has gone, but for what it has asked for: no limit counts it any more.
+
+        With *change* -1 it is all over, and it is not counted as such, either.
+        """
+        self.departed = change > 0
+        self.door.departed += change
+        if self.counted_database is not None:
+            self.counted_database.departed += change
+        if self.counted_user is not None:
+            self.counted_user.departed += change
         return 0
 
     cdef int read_rest(self) except -1:
@@ -1422,9 +1434,11 @@ cdef class Client(Stream):
         if self.leaving is None:
             self.leaving = why
         self.pause_reading()
-        if self.is_owed():
-            return 0
-        return self.finish()
+        if not self.is_owed():
+            self.finish()
+        if not self.closed and not self.departed:
+            self.depart(1)
+        return 0
 
     cdef bint is_owed(self) except -1:
         """Will something come that ends what it has asked for?"""
@@ -1490,9 +1504,8 @@ cdef class Client(Stream):
                 True, False, "08P01")
             self.ends_with = None
         if self.departed:
-            self.departed = False
-            self.door.departed -= 1
-            del self.pool.departed[self]
+            self.depart(-1)
+            self.pool.departed.pop(self, None)
         if self.pool is not None and self.home is not None:
             self.home.drop(self)
         if notify and reason is not None:

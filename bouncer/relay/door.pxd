@@ -16,6 +16,7 @@ cdef class Counts:
     """How many connections a database or a user has; limits look at them."""
     cdef:
         public Py_ssize_t client_count
+        public Py_ssize_t departed      # ... of them, who counts for no limit any more
         public Py_ssize_t server_count
 
 

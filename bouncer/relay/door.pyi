@@ -4,6 +4,7 @@ from typing import Any
 
 class Counts:
     client_count: int
+    departed: int
     server_count: int
 
 class Known:

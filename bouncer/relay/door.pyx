@@ -41,7 +41,7 @@ cdef class Known:
 
 
 cdef bint is_full(Counts counts, Py_ssize_t limit) except -1:
-    return counts is not None and 0 < limit <= counts.client_count
+    return counts is not None and 0 < limit <= counts.client_count - counts.departed
 
 
 cdef bytes key_of(Client client, const char* packet, uint32_t length):

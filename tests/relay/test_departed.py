@@ -6,6 +6,7 @@ middle of a message, is out of the queue at once. Nobody noticed before a server
 
 import pytest
 
+from bouncer.relay.door import Counts
 from tests.relay import frames as f
 from tests.relay.harness import Relay
 
@@ -131,3 +132,74 @@ def test_nobody_is_heard_twice(relay):
     before = r.poller.rounds
     client.turn()
     assert r.poller.rounds - before < 3
+
+
+# Limits
+
+
+def counted(r: Relay, client) -> tuple:
+    """Let *client* count for a database and a user, as after a login."""
+    database, user = Counts(), Counts()
+    client.client.counted_database, client.client.counted_user = database, user
+    database.client_count = user.client_count = 1
+    return r.door, database, user
+
+
+LEAVING = {
+    "Terminate while it runs": (True, lambda c: c.send(f.TERMINATE)),
+    "half-close while it runs": (True, lambda c: c.half_close()),
+    "both while it runs": (True, lambda c: (c.send(f.TERMINATE), c.half_close())),
+    "half-close while it waits": (False, lambda c: c.half_close()),
+    "Terminate while it waits": (False, lambda c: (c.queue(f.TERMINATE), c.close())),
+}
+
+
+@pytest.mark.parametrize("way", LEAVING)
+def test_who_has_said_goodbye_counts_for_no_limit(relay, way):
+    """It did for max_db_client_connections and max_user_client_connections; who ran,
+    for max_client_conn as well. Nobody could log in while such were served."""
+    runs, leave = LEAVING[way]
+    r = relay()
+    if runs:
+        client = r.client()
+        client.send(f.query("mine"))
+    else:
+        _, client = waiting(r, f.query("mine"))
+    counts = counted(r, client)
+    leave(client)
+    assert not client.client.closed and client.client.departed
+    assert [one.departed for one in counts] == [1, 1, 1]
+    assert [one.client_count for one in counts[1:]] == [1, 1]
+    server = r.servers[0]
+    if not runs:
+        server.answer("held")
+    server.take()
+    server.answer("mine")
+    assert client.client.closed
+    assert [one.departed for one in counts] == [0, 0, 0]
+    assert [one.client_count for one in counts[1:]] == [0, 0]
+
+
+@pytest.mark.parametrize("way", LEAVING)
+def test_who_is_cut_off_behind_a_goodbye_is_not_counted_either(relay, way):
+    runs, leave = LEAVING[way]
+    r = relay()
+    if runs:
+        client = r.client()
+        client.send(f.query("mine"))
+    else:
+        _, client = waiting(r, f.query("mine"))
+    counts = counted(r, client)
+    leave(client)
+    client.client.disconnect("query_timeout", False)
+    assert [one.departed for one in counts] == [0, 0, 0]
+    assert [one.client_count for one in counts[1:]] == [0, 0]
+
+
+def test_goodbye_with_nothing_owed_is_over_at_once(relay):
+    r = relay()
+    client = r.client()
+    counts = counted(r, client)
+    client.send(f.TERMINATE)
+    assert client.client.closed
+    assert [one.departed for one in counts] == [0, 0, 0]

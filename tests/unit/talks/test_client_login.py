@@ -237,6 +237,22 @@ def test_max_user_client_connections_counts_known_users_only() -> None:
     assert reason(FakeClient(), app, startup()) == text
 
 
+def test_limits_do_not_count_who_has_said_goodbye() -> None:
+    """Who has gone, and is still served, kept the place of whoever comes next."""
+    limits = {"max_db_client_connections": 2, "max_user_client_connections": 3}
+    app = app_of(**limits, auth_type="md5")
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            login(FakeClient(), app, startup())
+    assert reason(FakeClient(), app, startup()).startswith("client connections exc")
+    app.registry.databases["p0"].departed += 1
+    with pytest.raises(Stopped):
+        login(FakeClient(), app, startup())
+    app.registry.databases["p0"].departed += 2
+    text = "client connections exceeded (max_user_client_connections)"
+    assert reason(FakeClient(), app, startup()) == text
+
+
 def test_admin_users_are_exempt_from_limits_on_the_console() -> None:
     app = app_of(max_user_client_connections=1, users={"admin": "", "stats": ""})
     app.registry.user("admin").client_count = 1
