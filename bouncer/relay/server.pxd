@@ -116,6 +116,7 @@ cdef class Server(Stream):
     cdef int finish_asking(self) except -1
     cdef int use_answer(self) except -1
     cdef int look_at_cancels(self) except -1
+    cdef int copy_asked(self) except -1
     cdef int set_failed(self, Client client) except -1
     cdef bint may_say_goodbye(self) except -1
     cdef int find_place(self) except -1

@@ -32,9 +32,9 @@ from bouncer.relay.tracked cimport (
     TrackedParams, applied, changed, doubted, is_same, means_something, merged,
     parameter_name, respelled, set_batch, sets_unreported, tracked_index, with_own)
 from bouncer.wire.codes cimport (
-    BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_DATA, BE_COPY_IN, BE_DATA_ROW,
-    BE_EMPTY_QUERY, BE_ERROR, BE_NO_DATA, BE_NOTIFICATION, BE_PARAMETER_STATUS,
-    BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE, FE_FUNCTION_CALL, FE_PARSE,
+    BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_BOTH, BE_COPY_DATA, BE_COPY_IN,
+    BE_DATA_ROW, BE_EMPTY_QUERY, BE_ERROR, BE_NO_DATA, BE_NOTIFICATION,
+    BE_PARAMETER_STATUS, BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE, FE_FUNCTION_CALL, FE_PARSE,
     FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE, STATUS_IN_TRANSACTION)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 from bouncer.wire.resets import ANY
@@ -820,9 +820,23 @@ cdef class Server(Stream):
                     return pos
             elif code == BE_CLOSE_COMPLETE and self.ledger.late_closes:
                 self.ledger.late_closes -= 1
+            elif code == BE_COPY_IN or code == BE_COPY_BOTH:
+                self.copy_asked()
+                return count
             self.pool.server_bytes += total
             self.remain = total
         return pos
+
+    cdef int copy_asked(self) except -1:
+        """A query of ours begins a COPY: its server would wait for data for ever."""
+        cdef str name = ("server_reset_query" if self.phase == PH_RESET else
+                         "server_check_query" if self.phase == PH_CHECK else
+                         "setting or asking for parameters")
+        cdef str reason = ("reset query failed" if self.phase == PH_RESET else
+                           "test query failed" if self.phase == PH_CHECK else
+                           "invalid server parameter")
+        log.warning(f"{self.prefix} {name} was answered by a request for COPY data")
+        return self.end(reason, True, True, "08P01")
 
     cdef int finish_asking(self) except -1:
         """Our query is answered: go on with what it was for."""

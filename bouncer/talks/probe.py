@@ -21,6 +21,7 @@ Row = tuple[str | None, ...]
 MAX_ROWS = 1000
 MAX_BYTES = 1 << 20  # of the whole answer
 MAX_MESSAGES = 10_000
+COPIES = b"GW"  # CopyInResponse, CopyBothResponse
 
 
 def probe(server: Any, sql: str) -> Generator[Any, Any, list[Row] | ServerError]:
@@ -44,6 +45,8 @@ def probe(server: Any, sql: str) -> Generator[Any, Any, list[Row] | ServerError]
         elif code == BE_ERROR:
             fields = parse_fields(body)
             error = ServerError(fields.get("M", ""), fields.get("C", ""))
+        elif code in COPIES:
+            raise Disconnect("unexpected response from probe")  # it would wait for ever
         elif code == BE_READY:
             if body != b"I":
                 raise Disconnect("unexpected response from probe")

@@ -81,3 +81,58 @@ def test_refused_check_query_is_logged(relay, logged):
     assert r.reasons == []
     client.send(f.query("b"))
     assert server.take() == f.query("b")
+
+
+COPIES = {"in": f.COPY_IN, "both": f.message(b"W", b"\0\0\0")}
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("copy", COPIES)
+def test_reset_that_begins_a_copy_ends_the_server(relay, logged, which, copy):
+    """It waited for data for ever, the pool of one with it, and nothing was logged."""
+    r, server = released(relay)
+    second = r.client()
+    second.send(f.query("b"))
+    for _ in range(which):
+        server.send(f.complete("SET"), f.ready())
+    server.send(COPIES[copy])
+    assert r.reasons == ["reset query failed"]
+    assert logged.has("server_reset_query was answered by a request for COPY data")
+    assert r.servers[-1].take() == f.query("b")
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_check_that_begins_a_copy_ends_the_server(relay, logged, copy):
+    r = relay(size=1)
+    r.pool.check_query = b"copy t from stdin"
+    client = r.client()
+    client.send(f.query("a"))
+    server = r.servers[0]
+    server.answer("first")
+    server.take()
+    r.pool.park_used(server.server)
+    r.pool.check(server.server)
+    r.turn()
+    server.send(COPIES[copy])
+    assert r.reasons == ["test query failed"]
+    assert logged.has("server_check_query was answered by a request for COPY data")
+    client.send(f.query("b"))
+    assert r.servers[-1].take() == f.query("b")
+
+
+def test_copy_instead_of_a_set_ends_the_server(relay, logged):
+    r = relay(size=1)
+    client = r.client(TimeZone="Asia/Tokyo")
+    client.send(f.query("a"))
+    r.servers[0].send(f.COPY_IN)
+    assert r.reasons == ["invalid server parameter"]
+    assert f.errors(client.take()) == ["invalid server parameter"]
+    assert logged.has("parameters was answered by a request for COPY data")
+
+
+def test_reset_that_copies_out_is_over_when_it_is(relay):
+    r, server = released(relay)
+    copied = [f.COPY_OUT, f.copy_data(b"1\n"), f.message(b"c"), f.complete("COPY 1")]
+    server.send(*copied, f.ready())
+    server.send(f.complete("SET"), f.ready(), f.complete("SET"), f.ready())
+    assert r.reasons == []
