@@ -34,8 +34,9 @@ from bouncer.relay.tracked cimport (
 from bouncer.wire.codes cimport (
     BE_CLOSE_COMPLETE, BE_COMMAND_COMPLETE, BE_COPY_BOTH, BE_COPY_DATA, BE_COPY_IN,
     BE_DATA_ROW, BE_EMPTY_QUERY, BE_ERROR, BE_NO_DATA, BE_NOTIFICATION,
-    BE_PARAMETER_STATUS, BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE, FE_FUNCTION_CALL, FE_PARSE,
-    FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE, STATUS_IN_TRANSACTION)
+    BE_PARAMETER_STATUS, BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE,
+    FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE,
+    STATUS_IN_TRANSACTION)
 from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
 from bouncer.wire.resets import ANY
 
@@ -297,10 +298,11 @@ cdef class Server(Stream):
                 continue
             if (code == BE_PARAMETER_STATUS
                     or (code == BE_COMMAND_COMPLETE
-                        and (length <= 10 or length == ROLLBACK_LENGTH
-                             and self.minds & SET_IN_BLOCK or length >= 14 and (
-                            count - pos == HEADER
-                            or LOOKED_AT[<uint8_t>p[pos + HEADER]])))
+                        and (length <= 10
+                             or length == ROLLBACK_LENGTH and self.minds & SET_IN_BLOCK
+                             or length >= 14 and (
+                                 count - pos == HEADER
+                                 or LOOKED_AT[<uint8_t>p[pos + HEADER]])))
                     or code == BE_ERROR):
                 # Looked into: needed whole. Of one that is too large for that the
                 # first fields must do.
@@ -1100,7 +1102,7 @@ cdef class Server(Stream):
         return 0
 
     cdef int settle_undone(self, Client client, int status) except -1:
-        """What we have set behind a reset is undone: the client has its own all the same.
+        """What we set behind a reset is undone: the client has its own all the same.
 
         Behind ROLLBACK TO it may be what the client has set itself before.
         """
