@@ -5,6 +5,8 @@ from typing import Any, Final
 
 ERROR: Final = "error"
 WARNING: Final = "warning"
+NOTE: Final = "note"  # nothing is wrong; no exit status comes of it
+RANKS: Final = (ERROR, WARNING, NOTE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from bouncer.arguments import Parser, say
 from bouncer.check.advice import advise
 from bouncer.check.ask import Asked, ask_all, compare
-from bouncer.check.findings import ERROR, Finding
+from bouncer.check.findings import ERROR, RANKS, WARNING, Finding
 from bouncer.check.reading import Reading, read_all
 from bouncer.check.safety import examine
 from bouncer.check.since import UnknownVersion, Version, changed, version
@@ -110,7 +110,7 @@ def check(
             findings += compare(reading, asked)
         if since is not None:
             findings += changed(reading, since)
-    return sorted(findings, key=lambda found: found.level != ERROR), asked
+    return sorted(findings, key=lambda found: RANKS.index(found.level)), asked
 
 
 def unreadable(reading: Reading) -> bool:
@@ -120,9 +120,10 @@ def unreadable(reading: Reading) -> bool:
 
 def status_of(findings: list[Finding]) -> int:
     """Return the exit status that *findings* call for."""
-    if any(found.level == ERROR for found in findings):
+    levels = {found.level for found in findings}
+    if ERROR in levels:
         return FAILS
-    return WARNS if findings else FINE
+    return WARNS if WARNING in levels else FINE
 
 
 def show(path: str, findings: list[Finding], asked: list[Asked]) -> None:
@@ -133,8 +134,8 @@ def show(path: str, findings: list[Finding], asked: list[Asked]) -> None:
         if one.problem:
             say(f"{one.place}: could not be asked: {one.problem}")
     errors = sum(found.level == ERROR for found in findings)
-    warnings = len(findings) - errors
-    if findings:
+    warnings = sum(found.level == WARNING for found in findings)
+    if errors or warnings:
         verdict = "does not start" if errors else "starts"
         say(f"{path}: {verdict}: {errors} errors, {warnings} warnings")
     else:

@@ -5,12 +5,13 @@ the same reader and the same loader work here, but what they refuse is written d
 and left out, and reading goes on with the next line.
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from bouncer.check import lines, suggest
 from bouncer.check.fallen import doubts, every, fates, types_meant
-from bouncer.check.findings import ERROR, WARNING, Finding
+from bouncer.check.findings import ERROR, NOTE, WARNING, Finding
 from bouncer.check.spelling import NOT_REPLACED, placeholder
 from bouncer.check.strays import Junk, Strays, home_of, skipped
 from bouncer.config.entries import SECTIONS as LINES
@@ -26,8 +27,9 @@ from bouncer.config.ini import (
     reason_of,
     why,
 )
-from bouncer.config.load import DATABASES, SECTIONS, Loader
+from bouncer.config.load import BESIDE, DATABASES, OUR_SECTIONS, SECTIONS, Loader
 from bouncer.config.masking import without_secrets
+from bouncer.config.own import OWN_SECTIONS, settings_of
 from bouncer.config.params import MAIN, OURS, PARAMS
 from bouncer.config.settings import Configuration, Database, Settings
 from bouncer.config.userlist import UserList
@@ -116,6 +118,7 @@ class PatientLoader(Loader):
                     name,
                     "keep one [pgbouncer]",
                 )
+        self.read_beside()
         return Configuration(
             settings=Settings.of(self.values),
             databases=self.databases,
@@ -123,7 +126,16 @@ class PatientLoader(Loader):
             users=self.users,
             peers=self.peers,
             sources=self.sources,
+            own=self.own,
         )
+
+    def read_beside(self) -> None:
+        """Read `FILE.pybouncer`, if there is one."""
+        path = f"{self.path}{BESIDE}"
+        if os.path.lexists(path):
+            self.current, self.beside = None, True
+            read_patiently(path, self)
+            self.junk.end()
 
     def unreadable(self) -> bool:
         """Whether the main file could not be read at all."""
@@ -166,10 +178,17 @@ class PatientLoader(Loader):
                 if param.section == MAIN and param.default is not None:
                     self.wiped[setting] = (self.values[setting], source, place)
             self.forget(MAIN)
+        if name in OUR_SECTIONS and not self.beside:
+            text = f"PgBouncer itself would not start with a section [{name}]"
+            hint = f"{self.path}{BESIDE} may have it, which PgBouncer never reads"
+            self.find(NOTE, text, place, hint=hint)
         try:
             super().section(name, place)
-        except Refused:
+        except Refused as refused:
             self.current = name
+            if self.beside and name in SECTIONS:
+                self.find(ERROR, refused.line, place, f"[{name}]")
+                return
             hint = suggest.section(name)
             self.find(ERROR, f"unknown section [{name}]", place, hint=hint)
 
@@ -180,7 +199,15 @@ class PatientLoader(Loader):
     def item(self, key: str, value: str, place: Place) -> None:
         """Take one item, or write down why not; also one of another section."""
         section = self.current
-        if section is not None and section not in SECTIONS:
+        allowed = OUR_SECTIONS if self.beside else SECTIONS
+        if section is not None and section not in allowed:
+            return
+        if self.beside and section is None:
+            text = "stands before the first section"
+            self.find(ERROR, text, place, key, "begin with [pybouncer]")
+            return
+        if self.beside or section in OWN_SECTIONS:
+            self.item_here(key, value, place)
             return
         home = home_of(section, key, value, self.strays.among(section))
         if home or section is None:
@@ -243,7 +270,11 @@ class PatientLoader(Loader):
         section = self.current or ""
         secret, value = value, without_secrets(value, bare=True)
         line = why(line, secret, value)
-        if section not in (MAIN, OURS):
+        if section in OWN_SECTIONS:
+            known = settings_of(OWN_SECTIONS[section])
+            hint = suggest.pair_key(known, line.partition(": ")[2])
+            self.find(ERROR, line, place, key, hint)
+        elif section not in (MAIN, OURS):
             self.find(ERROR, line, place, key)
         elif line.startswith("unknown parameter"):
             hint = suggest.setting(section, key)

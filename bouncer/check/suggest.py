@@ -12,6 +12,7 @@ from typing import Final
 
 from bouncer.check.spelling import NOT_REPLACED, in_quotes, placeholder
 from bouncer.config.entries import SECTIONS
+from bouncer.config.own import OWN_SECTIONS
 from bouncer.config.params import (
     LOAD_BALANCE_HOSTS,
     MAIN,
@@ -23,7 +24,7 @@ from bouncer.config.params import (
     Param,
 )
 
-SECTION_NAMES: Final = (MAIN, "databases", "users", "peers", OURS)
+SECTION_NAMES: Final = (MAIN, "databases", "users", "peers", OURS, *OWN_SECTIONS)
 
 # Names that other programs, older versions or one's fingers use.
 KNOWN_BY_HEART: Final = {
@@ -217,6 +218,8 @@ def value(param: Param, text: str) -> str:
         return word_of(text, param.choices)
     if lower in SWITCHES:
         return f"did you mean {SWITCHES[lower]}?"
+    if param.kind is Kind.TIME and param.section != MAIN:
+        return "seconds, or a number with ms, s, min or h"
     if param.kind is Kind.TIME and (meant := seconds(text)):
         return meant
     if re.fullmatch(r"0[0-9]+", text):
