@@ -102,9 +102,15 @@ def test_a_misspelt_word_gets_the_nearest_one(
 
 
 def test_a_missing_file_is_no_misspelt_command(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A start would change what this process does with signals, and its log.
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        "bouncer.pybouncer.pgbouncer", lambda argv: started.append([*argv]) or 1
+    )
     assert pybouncer(["pybouncer", "./no-such.ini"]) == 1
+    assert started == [["pybouncer", "./no-such.ini"]]
     assert pybouncer(["pybouncer", "nothing-like-a-word.ini"]) == 2
     assert "neither a command nor a file;" in capsys.readouterr().err
 
