@@ -105,8 +105,17 @@ class Account:
     def may_run(self, program: Path) -> bool:
         """Whether this account may enter the directories down to *program*."""
         options: Any = self.options()
-        test = subprocess.run(["test", "-x", program], check=False, **options)
-        return test.returncode == 0
+        try:
+            done = subprocess.run(
+                [program, "--version"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                **options,
+            )
+        except OSError:
+            return False
+        return done.returncode == 0
 
 
 def embedded_postgresql() -> Path | None:

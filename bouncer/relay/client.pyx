@@ -344,11 +344,16 @@ cdef class Client(Stream):
                     full = True         # a Sync that ends a failure settles it all
                     break
                 what = NO_STATEMENT
-                if (kind == NAMED and self.pool.mode != SESSION
-                        and self.replication == 0):
+                # A session's server is its own, but for Queries of ours in between.
+                if (kind == NAMED and self.replication == 0
+                        and (self.pool.mode != SESSION
+                             or self.pool.learn_query is not None
+                             or server is None
+                             or self.at_login is not server.at_login)):
                     what = about(code, p + pos + HEADER, min(
                         count - pos, <Py_ssize_t>length + 1) - HEADER)
-                    if what >= NAMED_STATEMENT and self.pool.max_prepared > 0:
+                    if (what >= NAMED_STATEMENT and self.pool.max_prepared > 0
+                            and self.pool.mode != SESSION):
                         if composed == NULL:
                             composed = scratch(&poller.scratch, &own)
                         if pos > start:

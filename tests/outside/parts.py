@@ -7,6 +7,7 @@ from tests.outside.packages import debian, red_hat
 from tests.outside.pipeline import libpq_pipeline
 from tests.outside.regress import regress_15, regress_18
 from tests.outside.tools import tools
+from tests.outside.wheels import wheels
 
 SUITES: dict[str, Part] = {
     "tools": Part(tools),
@@ -16,6 +17,7 @@ SUITES: dict[str, Part] = {
     "regress-18": Part(regress_18, in_short=False),
     "debian": Part(debian, in_short=False),
     "rpm": Part(red_hat, in_short=False),
+    "wheels": Part(wheels, in_short=False),
 }
 
 PARTS: dict[str, Part] = {**SUITES, **DRIVERS}
