@@ -20,7 +20,7 @@ BETWEEN = {
 def test_unnamed_statement_outlives_queries_of_ours(
     pooler: Any, between: str, flush: str, mode: str
 ) -> None:
-    """asyncpg's introspection: a Query destroys it, of which the client knows nothing."""
+    """asyncpg's introspection: a Query destroys it, and the client knows nothing."""
     one = pooler({"pool_mode": mode, "max_prepared_statements": 200, **LEARNT})
     with FakeClient(one.port) as client:
         client.login("p0", "u_trust", "", TimeZone="Asia/Tokyo")
