@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bouncer import log
 from bouncer.relay import checked
 from tests.support import extensions
 from tests.support.ground import Ground, Postgres, Unusable
@@ -60,8 +61,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
-    """In the debug build: no check failed during the test, and nothing was left."""
+    """Nothing is left to the next test: log and directory are as they were.
+
+    In the debug build: no check failed during the test, and nothing was left in memory.
+    """
+    log_before, place = vars(log).copy(), os.getcwd()
     yield
+    changed = [name for name, was in log_before.items() if vars(log)[name] is not was]
+    assert (changed, os.getcwd()) == ([], place)
     if checked.is_debug():
         failed = checked.failures[:]
         checked.failures.clear()

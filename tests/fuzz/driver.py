@@ -9,7 +9,6 @@ to find (see `planted`): a fuzzer that does nothing does not find it.
 
 import gc
 import os
-import random
 import sys
 
 import atheris
@@ -55,6 +54,7 @@ def main(arguments: list[str]) -> None:
         include=WATCHED, exclude=ASLEEP, enable_loader_override=False
     ):
         module = targets.target(name)
+    targets.settle()
     watched = atheris.instrument_func(planted)
     is_planted = os.environ.get("FUZZ_PLANTED") == "1"
 
@@ -65,7 +65,6 @@ def main(arguments: list[str]) -> None:
         module.run(setup, steps)
 
     splicer = Splicer(module.words, getattr(module, "tweak", None))
-    random.seed(0)
     gc.collect()
     gc.freeze()
     atheris.Setup(

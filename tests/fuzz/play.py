@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 
 from tests.fuzz.steps import unpack
-from tests.fuzz.targets import target
+from tests.fuzz.targets import settle, target
 
 PATIENCE = 60  # seconds that one input may take
 OUTPUT_KEPT = 4000  # characters of what a child said
@@ -33,6 +33,7 @@ def child(name: str, inputs: Sequence[tuple[str, bytes]], out: int) -> None:
     sys.unraisablehook = sys.__unraisablehook__
     warnings.simplefilter("ignore")
     target(name)
+    settle()
     gc.collect()
     gc.freeze()
     for _, raw in inputs:
@@ -90,6 +91,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2:
         raise SystemExit(__doc__)
     name, *files = arguments
+    settle()
     for file in files:
         with open(file, "rb") as opened:
             raw = opened.read()

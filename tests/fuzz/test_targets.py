@@ -8,6 +8,7 @@ import pytest
 from bouncer import log
 from tests.fuzz import play
 from tests.fuzz.steps import Step, pack
+from tests.fuzz.targets import LOGGING, ignored
 from tests.relay import frames as f
 
 HONEST = b"\x03\0\0\0"  # transaction pooling, one server, a model of PostgreSQL
@@ -19,11 +20,10 @@ def fault(name, *steps, setup=HONEST):
 
 
 @pytest.fixture(autouse=True)
-def log_as_before(monkeypatch):
-    """Targets silence the log for good; here only for the test."""
-    for name in vars(log):
-        if callable(getattr(log, name)) and name.islower():
-            monkeypatch.setattr(log, name, getattr(log, name))
+def silent_log(monkeypatch):
+    """As in a child, but only for the test."""
+    for name in LOGGING:
+        monkeypatch.setattr(log, name, ignored)
 
 
 def test_row_of_another_client_is_found(monkeypatch):

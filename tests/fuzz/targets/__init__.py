@@ -7,7 +7,9 @@ it is asked for, since what it imports is what the fuzzer watches.
 """
 
 import importlib
+import random
 from types import ModuleType
+from typing import Any
 
 # Name, and the share of the time that it gets.
 TARGETS = {
@@ -19,9 +21,27 @@ TARGETS = {
     "config": 2,
 }
 
+LOGGING = (
+    "info", "warning", "error", "fatal", "debug", "noise", "flush", "reopen",
+    "configure",
+)  # fmt: skip
+
 
 class Found(AssertionError):
     """The pooler did what it must not do."""
+
+
+def ignored(*_: Any) -> None:
+    """What is logged does not matter; a file that is set as logfile stays unmade."""
+
+
+def settle() -> None:
+    """For a process that does nothing but play: it logs nothing, and draws the same."""
+    from bouncer import log
+
+    for name in LOGGING:
+        setattr(log, name, ignored)
+    random.seed(0)
 
 
 def target(name: str) -> ModuleType:

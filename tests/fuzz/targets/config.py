@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bouncer import log
 from bouncer.auth.ldap import LdapError, Options
 from bouncer.check.main import check_main
 from bouncer.config.connstr import BadConnstr, pairs
@@ -133,7 +132,3 @@ def run(setup: bytes, steps: list[Step]) -> None:
     """Play one input."""
     os.chdir(PLACE)  # what an %include or @names finds is ours
     READERS[setup[0] % len(READERS)](b"".join(step.data for step in steps))
-
-
-for name in ("info", "warning", "error", "fatal", "debug", "noise"):
-    setattr(log, name, lambda *_: None)

@@ -279,6 +279,7 @@ class Play:
         if path not in configurations:
             configurations[path] = pickle.dumps(load(path, None, 0))
         self.problems: list[str] = []
+        self.found = log.error, log.fatal, connector.connect_nonblocking
         log.error = log.fatal = self.logged
         connector.connect_nonblocking = self.connection  # type: ignore[assignment]
         self.loop = Loop()
@@ -494,8 +495,7 @@ class Play:
         self.loop.close()
         asyncio.set_event_loop(None)
         self.app.poller.crashed = self.app.poller.after = None
-        log.error = log.fatal = ignored
-        connector.connect_nonblocking = no_connection
+        log.error, log.fatal, connector.connect_nonblocking = self.found
 
 
 def run(setup: bytes, steps: list[Step]) -> None:
@@ -514,16 +514,3 @@ def run(setup: bytes, steps: list[Step]) -> None:
         raise Found(f"{relay_stream.alive() - streams} streams made and not freed")
     if known_statements() != statements:
         raise Found("statements outlived their users")
-
-
-def no_connection(*_: Any) -> tuple[socket.socket, bool]:
-    raise OSError("nothing is played")
-
-
-def ignored(*_: Any) -> None:
-    """What is logged does not matter; a file that is set as logfile stays unmade."""
-
-
-for name in ("info", "warning", "error", "fatal", "debug", "noise", "flush", "reopen",
-             "configure"):  # fmt: skip
-    setattr(log, name, ignored)
