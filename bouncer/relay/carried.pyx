@@ -162,6 +162,7 @@ cdef int server_fields(Server server, told) except -1:
     minded_fields(server, told)
     put_prepared(server, told.entries("prepared", prepared_of(server)), told)
     put_owed(server, told.entries("owed", owed_of(server)), told)
+    put_lent(server, told.entries("lent", lent_of(server), []), told)
     return ledger_fields(server.ledger, told)
 
 
@@ -336,6 +337,16 @@ cdef int put_prepared(Server server, list entries, told) except -1:
             raise ValueError("prepared: one stands twice")
         server.prepared.add(statement, seen, whole("prepared", group), notes_made(),
                             False)
+    return 0
+
+
+cdef list lent_of(Server server):
+    return [text_of(name) for name in server.lent or ()]
+
+
+cdef int put_lent(Server server, list entries, told) except -1:
+    if told.putting and entries:
+        server.lent = [None if name is None else name_of(name) for name in entries]
     return 0
 
 

@@ -150,8 +150,11 @@ cdef class Client(Stream):
                             Py_ssize_t count) except -1
     cdef Unnamed unnamed_now(self, Server server)
     cdef int fit_unnamed(self, Server server, Buf* composed) except -1
-    cdef int note_forgetting(self, Server server, const char* p,
-                             Py_ssize_t count, bint whole) except -1
+    cdef Py_ssize_t note_forgetting(self, Server server, const char* p,
+                                    Py_ssize_t start, Py_ssize_t pos,
+                                    Py_ssize_t count, Buf* composed) except -2
+    cdef bint lend(self, Server server, const char* text, Py_ssize_t size, int code,
+                   Buf* composed) except -1
     cdef Pending name_statement(self, bytes name, Statement statement)
     cdef bint hangs(self, Server server, int code, NameEntry* entry) except -1
     cdef int await_answers(self, Server server, Buf* composed) except -1

@@ -15,7 +15,7 @@ from bouncer.details import login_failed
 from bouncer.relay.door cimport Known
 from bouncer.relay.intent cimport (
     CHANGES, LONGEST_DEALLOCATE, LONGEST_SQL_NAME, LOOKED_AT, deallocated,
-    holds_forgetting, is_control, may_reset, may_set)
+    holds_forgetting, is_control, may_reset, may_set, next_deallocated)
 from bouncer.relay.ledger cimport (
     COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, Owed, next_note)
 from bouncer.relay.poller cimport Poller
@@ -43,6 +43,8 @@ cdef enum:
     SSL_REQUEST = 80877103      # PostgreSQL protocol, SSLRequest
     MOST_A_TURN = 2000          # messages of one client before others have a turn
     LONGEST_NAME = 1024         # bytes of a statement's or portal's name
+    LONGEST_LENDING = 8192      # ... by who may deallocate in it
+    MOST_LENT = 100             # names that are lent for one text
     LONGEST_UNNAMED = 65536     # of a Parse that a client keeps to say it again
     LONGEST_REST = 65536        # bytes held of who is gone, to see how it went
     LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
@@ -243,6 +245,7 @@ cdef class Client(Stream):
         cdef int code = 0, kind
         cdef int ending = NOT_ENDING    # the Kind of message that ends the client
         cdef bint full = False          # the server owes too much already
+        cdef bint looks                 # for what its text sets or resets
         cdef int what                   # About
         cdef int turn = MOST_A_TURN     # messages that may still be looked at
         cdef uint32_t length
@@ -380,7 +383,7 @@ cdef class Client(Stream):
                         break               # but a name without end is not kept
                 elif (code == FE_QUERY and self.names is not None
                         and length <= LONGEST_DEALLOCATE and not refuse_simple_query
-                        and (count - pos == HEADER or p[pos + HEADER] <= 0x20
+                        and (count - pos == HEADER or p[pos + HEADER] <= 0x3B
                              or (p[pos + HEADER] | 0x20) == 0x64)):
                     if composed == NULL:
                         composed = scratch(&poller.scratch, &own)
@@ -412,11 +415,22 @@ cdef class Client(Stream):
                     if code == FE_QUERY and refuse_simple_query:
                         ending = REQUEST
                         break
-                if ((code == FE_QUERY or code == FE_PARSE)
-                        and (self.at_login is not server.at_login
-                             or self.pool.learn_query is not None)):
-                    if count - pos <= <Py_ssize_t>length and length < LOOKED_AT:
-                        break               # looked at whole
+                looks = ((code == FE_QUERY or code == FE_PARSE)
+                         and (self.at_login is not server.at_login
+                              or self.pool.learn_query is not None))
+                if looks and count - pos <= <Py_ssize_t>length and length < LOOKED_AT:
+                    break                   # looked at whole
+                if (server.prepared is not None or self.names is not None) and (
+                        code == FE_QUERY or code == FE_PARSE
+                        or code == FE_BIND and what == UNNAMED_STATEMENT):
+                    if composed == NULL:
+                        composed = scratch(&poller.scratch, &own)
+                    done = self.note_forgetting(server, p, start, pos, count, composed)
+                    if done:
+                        start = pos
+                        if done < 0:
+                            break
+                if looks:
                     part = min(count - pos, <Py_ssize_t>length + 1) - HEADER
                     if code == FE_QUERY:
                         self.note_text(server, p + pos + HEADER, part, True)
@@ -444,11 +458,6 @@ cdef class Client(Stream):
                         start = pos
                         self.fit_unnamed(server, composed)
                 self.pool.client_bytes += <int64_t>length + 1
-                if ((server.prepared is not None or self.names is not None)
-                        and (code == FE_QUERY or code == FE_PARSE)):
-                    self.note_forgetting(
-                        server, p + pos, min(count - pos, <Py_ssize_t>length + 1),
-                        count - pos > length)
                 if (what == UNNAMED_STATEMENT if code == FE_PARSE or code == FE_CLOSE
                         else code == FE_QUERY and (self.unnamed or server.unnamed)):
                     self.change_unnamed(server, p + pos, <Py_ssize_t>length + 1)
@@ -1004,17 +1013,96 @@ cdef class Client(Stream):
         entry.about = server.unnamed
         return 0
 
-    cdef int note_forgetting(self, Server server, const char* p,
-                             Py_ssize_t count, bint whole) except -1:
-        """A Query, or a Parse without a name, that goes out as it is.
+    cdef Py_ssize_t note_forgetting(self, Server server, const char* p,
+                                    Py_ssize_t start, Py_ssize_t pos,
+                                    Py_ssize_t count, Buf* composed) except -2:
+        """A Query, or a Parse or Bind without a name, that goes out as it is, at *pos*.
 
         Behind a DEALLOCATE or DISCARD in the same pipeline the server may have none of
         what it has now; when that is told, what stands behind has been sent. Of a text
         that has not come in one piece nobody knows. (What is parsed is run later.)
+
+        Gives 0 where nothing was done; else what stood before it, from *start* on, is
+        in *composed*, and it must wait if that is -1.
         """
-        if not whole or holds_forgetting(p + HEADER, count - HEADER):
-            server.forgetting = next_note() if p[0] == FE_QUERY else FOREVER
-        return 0
+        cdef int code = p[pos]
+        cdef Py_ssize_t total = <Py_ssize_t>be32(p + pos + 1) + 1
+        cdef const char* text = p + pos + HEADER
+        cdef Py_ssize_t size = min(count - pos, total) - HEADER
+        cdef bint lends = (code != FE_PARSE and self.names is not None
+                           and self.names.count > 0)
+        cdef Py_ssize_t done = 0
+        if code == FE_BIND:
+            text = self.unnamed_parse.data + self.unnamed_parse.start + HEADER + 1
+            size = buf_size(&self.unnamed_parse) - HEADER - 1
+            if not lends or size <= 0:
+                return 0
+        elif count - pos < total:
+            if lends and total <= LONGEST_LENDING:
+                buf_append(composed, p + start, pos - start)
+                return -1               # looked at whole
+            server.forgetting = next_note() if code == FE_QUERY else FOREVER
+            return 0
+        if not holds_forgetting(text, size):
+            return 0
+        if lends:
+            buf_append(composed, p + start, pos - start)
+            done = 1
+            if self.lend(server, text, size, code, composed):
+                return -1
+        server.forgetting = next_note() if code == FE_QUERY else FOREVER
+        return done
+
+    cdef bint lend(self, Server server, const char* text, Py_ssize_t size, int code,
+                   Buf* composed) except -1:
+        """Let *server* have what *text*, which a NUL may end, deallocates.
+
+        It has this client's statements under other names, and others share them. So for
+        each that is named in a DEALLOCATE it gets an empty one of that very name before
+        the text. PostgreSQL itself finds it or not, in its turn, in a transaction or
+        behind an error; its tag tells that it is gone (Server.note_deallocated), and
+        what is left is closed before anybody else has the server (Server.probe).
+        True: wait, as what is still to be answered may free a name.
+        """
+        cdef char name[LONGEST_SQL_NAME + 1]
+        cdef Py_ssize_t at = 0, part
+        cdef const char* end = <const char*>memchr(text, 0, size)
+        cdef list found = []
+        cdef set mine = set()
+        cdef Ledger ledger = server.ledger
+        cdef bytes one
+        if (ledger.unsure or self.pool.mode == SESSION
+                or ledger.is_copy_in() and not ledger.copy_end_asked()):
+            return False
+        if end != NULL:
+            size = end - text
+        while len(found) <= MOST_LENT:
+            part = next_deallocated(text + at, size - at, name)
+            if part == 0:
+                break
+            at += part
+            one = name
+            found.append(one)
+            if self.names.entry_of(name, len(one)) != NULL:
+                mine.add(one)
+        if not found or len(found) > MOST_LENT:
+            return False
+        if not server.can_answer_now():
+            self.await_answers(server, composed)
+            return True
+        if not mine:
+            return False
+        if code == FE_QUERY or server.lent is None or len(server.lent) > MOST_LENT:
+            server.take_back(composed)      # those of an earlier text
+            server.lent = []
+        server.lent += [one if one in mine else None for one in found]
+        for one in mine:
+            put_message(composed, FE_CLOSE, b"S" + one + b"\0", NULL, 0)
+            ledger.push(FE_CLOSE, SWALLOW, None)
+            put_message(composed, FE_PARSE, one + b"\0\0\0\0", NULL, 0)
+            ledger.push(FE_PARSE, SWALLOW, None)
+        ledger.mixed = True
+        return False
 
     cdef int close_first(self, Statement statement, Prepared* item,
                          Buf* composed) except -1:
@@ -1154,6 +1242,11 @@ cdef class Client(Stream):
                 if server.ledger.goals:
                     self.await_answers(server, composed)
                 return -1
+        if (entry != NULL and code == FE_BIND and not needs
+                and (<Statement>entry.statement).forgets
+                and self.lend(server, <const char*>(<Statement>entry.statement).key,
+                              len((<Statement>entry.statement).key), code, composed)):
+            return -1
         self.pool.client_bytes += total
         if code == FE_BIND:
             self.pool.binds += 1

@@ -13,6 +13,7 @@ cdef enum TextKind:             # by the first word of a text
 
 cdef bint holds_forgetting(const char* p, Py_ssize_t count) noexcept
 cdef Py_ssize_t deallocated(const char* p, Py_ssize_t count, char* name) noexcept
+cdef Py_ssize_t next_deallocated(const char* p, Py_ssize_t count, char* name) noexcept
 cdef bint may_reset(const char* p, Py_ssize_t count) noexcept
 cdef bint is_control(const char* p, Py_ssize_t count) noexcept
 cdef bint may_set(const char* p, Py_ssize_t count) noexcept

@@ -12,6 +12,7 @@ from bouncer.relay.ledger cimport Ledger, Owed
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Unnamed
 from bouncer.relay.tracked cimport TrackedParams
+from bouncer.wire.framer cimport Buf
 
 cdef enum ServerState:
     SV_LOGIN = 0
@@ -87,6 +88,7 @@ cdef class Server(Stream):
         bint doubting           # it has contradicted what we know of *prepared*
         uint64_t forgetting     # what was parsed up to this note is perhaps gone soon
         bytes reworded          # what goes out instead of this message; None: that
+        list lent               # names that texts may deallocate; None: not ours
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
         uint64_t bound          # number of the statement of the last Bind that worked
         bint changing           # what it runs has changed the database
@@ -124,6 +126,8 @@ cdef class Server(Stream):
     cdef set undo(self, uint32_t count, bint failed)
     cdef int bury(self, set unborn) except -1
     cdef int probe(self) except -1
+    cdef int take_back(self, Buf* composed) except -1
+    cdef int note_deallocated(self, Client client) except -1
     cdef bint can_answer_now(self) except -1
     cdef int crowd(self) except -1
     cdef bint is_forgetting(self) except -1

@@ -23,7 +23,7 @@ from bouncer.relay.said import Said
 from bouncer.relay.sockets cimport (
     EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, getsockopt, socklen_t)
 from bouncer.relay.statements cimport (
-    NameTable, Pending, Prepared, PreparedSet, Unnamed)
+    NameEntry, NameTable, Pending, Prepared, PreparedSet, Unnamed)
 from bouncer.relay.stream cimport Stream, next_id
 from bouncer.relay.talk import READ_BYTE
 from bouncer.relay.texts cimport (
@@ -37,7 +37,8 @@ from bouncer.wire.codes cimport (
     BE_PARAMETER_STATUS, BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE,
     FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE,
     STATUS_IN_TRANSACTION)
-from bouncer.wire.framer cimport HEADER, be32, buf_free, buf_put, buf_size
+from bouncer.wire.framer cimport (
+    HEADER, Buf, be32, buf_append, buf_free, buf_put, buf_room, buf_size, put32)
 from bouncer.wire.resets import ANY
 
 cdef enum:
@@ -485,10 +486,48 @@ cdef class Server(Stream):
         be run: behind extended messages and a Query without a Sync between PostgreSQL
         18 may still be in a transaction that it has told to be over.
         """
+        cdef Buf packet
+        packet.data = NULL
+        packet.start = packet.end = packet.capacity = 0
+        if self.lent is not None:
+            self.close_needed |= self.ledger.unsure     # whose is which answer then?
+            self.take_back(&packet)
+        buf_append(&packet, b"Q\0\0\0\5\0", 6)
         self.ledger.push(FE_QUERY, SWALLOW, None)
         self.ledger.unsure = self.ledger.probed = self.ledger.mixed = False
+        self.ledger.unsynced = False
         self.unnamed = 0                # a Query destroys it
-        return self.send(b"Q\0\0\0\5\0", 6)
+        try:
+            return self.send(packet.data, packet.end)
+        finally:
+            buf_free(&packet)
+
+    cdef int take_back(self, Buf* composed) except -1:
+        """Close what was lent (Client.lend) and not deallocated."""
+        cdef set left = set() if self.lent is None else set(self.lent)
+        cdef bytes name
+        self.lent = None
+        left.discard(None)
+        for name in left:
+            buf_append(composed, b"C", 1)
+            put32(buf_room(composed, 4), <uint32_t>(len(name) + 6))
+            composed.end += 4
+            name = b"S" + name + b"\0"
+            buf_append(composed, name, len(name))
+            self.ledger.push(FE_CLOSE, SWALLOW, None)
+        return 0
+
+    cdef int note_deallocated(self, Client client) except -1:
+        """PostgreSQL has run the next DEALLOCATE of those that texts had names for."""
+        cdef bytes name = self.lent.pop(0)
+        cdef NameEntry* entry
+        if name is None or client is None or client.names is None:
+            return 0
+        entry = client.names.entry_of(name, len(name))
+        if entry != NULL and self.ledger.count \
+                and entry.made <= self.ledger.at(0).behind:
+            client.names.take_out(name, len(name))
+        return 0
 
     @nonecheck(False)
     cdef int settle_ready(self) except -1:
@@ -1367,7 +1406,8 @@ cdef class Server(Stream):
         names = None if client is None else client.names
         if names is None or not number.isdigit():
             return None
-        name = names.name_of(int(number))
+        # One of the same text that was parsed behind it is not meant.
+        name = names.name_of(int(number), head.behind)
         if name is not None:
             return name
         # It has been closed meanwhile, by a Close that is answered behind this.
@@ -1404,6 +1444,10 @@ cdef class Server(Stream):
             return 0
         if count == 9 and memcmp(p, b"ROLLBACK\0", 9) == 0:
             self.minds |= UNDONE
+            return 0
+        if count == 11 and memcmp(p, b"DEALLOCATE\0", 11) == 0:
+            if self.lent and self.phase == PH_RELAY:
+                self.note_deallocated(client)
             return 0
         if count == 12 and memcmp(p, b"DISCARD ALL\0", 12) == 0:
             self.minds |= HAS_RESET

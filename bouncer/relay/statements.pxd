@@ -66,7 +66,7 @@ cdef class NameTable:
     cdef Statement take_out(self, const char* name, Py_ssize_t size)
     cdef Statement remove(self, NameEntry** where)
     cdef int forget(self, uint64_t upto) except -1
-    cdef bytes name_of(self, uint64_t number)
+    cdef bytes name_of(self, uint64_t number, uint64_t upto)
     cdef int clear(self) except -1
 
 

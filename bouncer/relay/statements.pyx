@@ -310,10 +310,11 @@ cdef class NameTable:
         self.text = 0
         return 0
 
-    cdef bytes name_of(self, uint64_t number):
-        """The latest name of the statement with this number, or None."""
+    cdef bytes name_of(self, uint64_t number, uint64_t upto):
+        """The latest name, up to a note, of the statement with this number, or None."""
         cdef NameEntry* entry = self.last
-        while entry != NULL and (<Statement>entry.statement).number != number:
+        while entry != NULL and (
+                entry.made > upto or (<Statement>entry.statement).number != number):
             entry = entry.earlier
         return None if entry == NULL else <bytes>entry.name
 

@@ -346,6 +346,42 @@ PIPELINES = {
     "1c DEALLOCATE of a name behind a COPY": (
         'P("s","select 4") Q("copy t1 (a) from stdin") c Q("deallocate s")'
     ),
+    "1c DEALLOCATE of a name, extended": (
+        'P("s","select 4") S | P("","deallocate s") B E S | B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name, extended by a name": (
+        'P("s","select 4") P("d","deallocate s") S | B("","d") E S'
+        ' | P("s","select 5") B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name, extended and made anew": (
+        'P("s","select 4") S P("","deallocate s") B E P("s","select 5") B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name before another statement": (
+        'P("s","select 4") S | Q("deallocate s; select 1") | B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name behind another statement": (
+        'P("s","select 4") S | Q("select 1; deallocate s; select 1/0") | B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name in a transaction of one text": (
+        'P("s","select 4") S | Q("begin; deallocate s; rollback") | B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name behind a failed transaction": (
+        'P("s","select 4") S | Q("begin") Q("selec") Q("select 1; deallocate s")'
+        ' Q("rollback; deallocate s") | B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name within comments": (
+        'P("s","select 4") S | Q("/* a */ deallocate -- b\\n s;;") | B("","s") E S'
+    ),
+    "1c DEALLOCATE of a name in escapes": (
+        'P("é","select 4") S | Q("deallocate U&\\"\\\\00e9\\"") | B("","é") E S'
+    ),
+    "1c DEALLOCATE of several names": (
+        'P("s","select 4") P("t","select 5") S | Q("deallocate nobody; deallocate s")'
+        ' | Q("deallocate t; deallocate s; deallocate t") | B("","t") E S'
+    ),
+    "1c name of a statement in an error, made twice": (
+        'P("s2","values (1)") B("c1","s2","3") P("s1","values (1)") S'
+    ),
     "2d DEALLOCATE in a skipped message": (
         'P("k","select 5") S | P("","selec") P("","deallocate all") B E S B("","k") E S'
     ),
