@@ -28,7 +28,7 @@ from bouncer.relay.statements cimport NameTable, Pending, Prepared, PreparedSet
 from bouncer.relay.stream cimport Stream
 from bouncer.relay.texts cimport Statement, drop_unused, numbered, statement_for
 from bouncer.wire.codes cimport FE_CLOSE, FE_PARSE
-from bouncer.wire.framer cimport buf_free, buf_put, buf_size
+from bouncer.wire.framer cimport buf_size
 
 cdef object REQUIRED = object()     # absent: not understood
 cdef object LONGEST = 2 ** 63 - 1   # of a clock, a number of anything
@@ -249,7 +249,7 @@ cdef int put_unnamed(Client client, parse) except -1:
             or int.from_bytes(raw[1:5], "big") != len(raw) - 1):
         raise ValueError("unnamed_parse: no Parse")
     check_parse(raw[6:])
-    buf_put(&client.unnamed_parse, <const char*>raw, len(raw))
+    client.keep_unnamed(<const char*>raw, len(raw))
     return 0
 
 
@@ -552,7 +552,7 @@ def let_go(Stream stream not None):
         client.shut()
         if client.departed:
             client.depart(-1)
-        buf_free(&client.unnamed_parse)
+        client.keep_unnamed(NULL, 0)
         if client.names is not None:
             client.names.clear()
         client.door.gone(client)

@@ -73,6 +73,7 @@ cdef class Client(Stream):
         uint64_t unnamed_doubt      # ... when that may be skipped
         dict resetting          # name -> text of what may reset parameters; None: none
         Buf unnamed_parse       # that Parse; empty when it was too long to be kept
+        Py_ssize_t kept_long    # bytes of that, if it counts for MOST_KEPT; else 0
         uint64_t last_close     # note of the latest Close that we answer in its turn
         # Known after login; who it is
         public object app       # contracts: begins the login, hears of the end
@@ -148,6 +149,7 @@ cdef class Client(Stream):
                                     Py_ssize_t total) except -2
     cdef int change_unnamed(self, Server server, const char* p,
                             Py_ssize_t count) except -1
+    cdef int keep_unnamed(self, const char* p, Py_ssize_t count) except -1
     cdef Unnamed unnamed_now(self, Server server)
     cdef int fit_unnamed(self, Server server, Buf* composed) except -1
     cdef Py_ssize_t note_forgetting(self, Server server, const char* p,

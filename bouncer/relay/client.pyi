@@ -5,6 +5,7 @@ from typing import Any
 from bouncer.relay.stream import Stream
 
 def configure(pqexec_disabled: Any, disconnections: Any, pooler_errors: Any) -> Any: ...
+def unnamed_kept() -> tuple[int, int]: ...
 
 class Client(Stream):
     state: int

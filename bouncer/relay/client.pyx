@@ -5,6 +5,8 @@ Bytes are forwarded as they came; only message headers are looked at, and the
 names in prepared-statement messages. A client owns nothing while it is idle.
 """
 
+from collections import OrderedDict
+
 from cython cimport nonecheck
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -16,6 +18,7 @@ from bouncer.relay.door cimport Known
 from bouncer.relay.intent cimport (
     CHANGES, LONGEST_DEALLOCATE, LONGEST_SQL_NAME, LOOKED_AT, deallocated,
     holds_forgetting, is_control, may_reset, may_set, next_deallocated)
+from bouncer.relay.kept cimport MOST_KEPT, keep
 from bouncer.relay.ledger cimport (
     COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, Owed, next_note)
 from bouncer.relay.poller cimport Poller
@@ -134,6 +137,32 @@ cdef bint is_whole_parse(const char* p, Py_ssize_t count) noexcept:
     rest = count - (stop + 1 - p)
     return rest >= 2 and rest - 2 >= 4 * (
         (<Py_ssize_t><uint8_t>stop[1] << 8) | <uint8_t>stop[2])
+
+
+# Who keeps a longer Parse without a name than LOOKED_AT; first: for the longest time.
+cdef object kept_long_ones = OrderedDict()
+cdef Py_ssize_t kept_bytes = 0
+
+
+cdef inline void count_kept(Py_ssize_t change) noexcept:
+    global kept_bytes
+    kept_bytes += change
+
+
+cdef int let_oldest_go() except -1:
+    """All of them together are bounded: those who least need theirs lose it.
+
+    Most bind what they have parsed at once. Who comes back later finds it at the same
+    server, or is told that there is none (26000), as by PgBouncer.
+    """
+    while kept_bytes > MOST_KEPT:
+        (<Client?>next(iter(kept_long_ones))).keep_unnamed(NULL, 0)
+    return 0
+
+
+def unnamed_kept():
+    """How many bytes of long Parses without a name clients keep, and how many do."""
+    return kept_bytes, len(kept_long_ones)
 
 
 cdef inline Buf* scratch(Buf* shared, Buf* own) noexcept:
@@ -980,9 +1009,27 @@ cdef class Client(Stream):
             before.server_after = server.unnamed
         if code == FE_PARSE:
             entry.about = self.unnamed
-            if count <= LONGEST_UNNAMED:
+            if count <= LOOKED_AT and not self.kept_long:
                 return buf_put(&self.unnamed_parse, p, count)
-        buf_free(&self.unnamed_parse)
+            if count <= LONGEST_UNNAMED:
+                return self.keep_unnamed(p, count)
+        return self.keep_unnamed(NULL, 0)
+
+    cdef int keep_unnamed(self, const char* p, Py_ssize_t count) except -1:
+        """Keep this Parse in the place of the last; none when *count* is 0."""
+        if self.kept_long:
+            kept_long_ones.pop(self)
+            count_kept(-self.kept_long)
+            self.kept_long = 0
+        if count:
+            buf_put(&self.unnamed_parse, p, count)
+        else:
+            buf_free(&self.unnamed_parse)
+        if count > LOOKED_AT:
+            self.kept_long = self.unnamed_parse.capacity
+            count_kept(self.kept_long)
+            kept_long_ones[self] = None
+            let_oldest_go()
         return 0
 
     cdef Unnamed unnamed_now(self, Server server):
@@ -991,7 +1038,7 @@ cdef class Client(Stream):
         now.server = server.unnamed
         now.client = self.unnamed
         if buf_size(&self.unnamed_parse):
-            now.text = self.unnamed_parse.data[:self.unnamed_parse.end]
+            now.text = keep(self.unnamed_parse.data, self.unnamed_parse.end)
         return now
 
     cdef int fit_unnamed(self, Server server, Buf* composed) except -1:
@@ -1385,7 +1432,7 @@ cdef class Client(Stream):
             server.ledger.at(server.ledger.count - 1).action = EMPTIED
             return total
         self.unnamed = self.unnamed_doubt = 0       # as by any Query
-        buf_free(&self.unnamed_parse)
+        self.keep_unnamed(NULL, 0)
         self.pool.queries += 1
         if self.transaction_start == 0:
             self.pool.transactions += 1
@@ -1616,7 +1663,7 @@ cdef class Client(Stream):
         self.shut()
         if self.names is not None:
             self.names.clear()
-        buf_free(&self.unnamed_parse)
+        self.keep_unnamed(NULL, 0)
         self.door.gone(self)
         return 0
 

@@ -38,7 +38,7 @@ from bouncer.wire.codes cimport (
     FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE,
     STATUS_IN_TRANSACTION)
 from bouncer.wire.framer cimport (
-    HEADER, Buf, be32, buf_append, buf_free, buf_put, buf_room, buf_size, put32)
+    HEADER, Buf, be32, buf_append, buf_free, buf_room, buf_size, put32)
 from bouncer.wire.resets import ANY
 
 cdef enum:
@@ -673,10 +673,9 @@ cdef class Server(Stream):
         client.unnamed_change = before.changed
         client.unnamed = before.client
         if before.text is None:
-            buf_free(&client.unnamed_parse)
-        else:
-            buf_put(&client.unnamed_parse, <const char*>before.text, len(before.text))
-        return 0
+            return client.keep_unnamed(NULL, 0)
+        return client.keep_unnamed(
+            <const char*>before.text.text, len(before.text.text))
 
     @nonecheck(False)
     cdef int answer_fakes(self) except -1:

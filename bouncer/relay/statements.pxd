@@ -3,6 +3,7 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
+from bouncer.relay.kept cimport Kept
 from bouncer.relay.texts cimport Statement
 
 
@@ -26,7 +27,7 @@ cdef class Unnamed:
         uint64_t server         # as Server.unnamed
         uint64_t server_after   # ... behind it
         uint64_t client         # as Client.unnamed
-        bytes text              # as Client.unnamed_parse
+        Kept text               # as Client.unnamed_parse; None: not kept
 
 
 cdef enum:

@@ -129,6 +129,14 @@ FORGETTING = [
     "discard sequences",
 ]
 DISCARDS_ALL = ("discard all", "-- a note\ndiscard all", " /**/ DISCARD /* all */ ALL ")
+# Of what was prepared by the protocol.
+DEALLOCATING = [
+    "deallocate {}",
+    "deallocate prepare {};;",
+    "/* a note */ deallocate {} -- s1",
+    "select 7; deallocate {}",
+    "deallocate {}; select 7",
+]
 # What lives as long as a session, which only session pooling promises.
 OF_A_SESSION = [
     "prepare own as select 'own {n}'",

@@ -236,6 +236,7 @@ NOT_CARRIED = {
         "last_close": "as what its server owes is put in",
         **dict.fromkeys(
             ("unnamed_doubt", "unnamed_change"), "only what is half sent hangs on it"),
+        "kept_long": "as unnamed_parse is put in",
         "on_console": "the console is not handed over",
     },
     "Server": {

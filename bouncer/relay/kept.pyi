@@ -1,0 +1,3 @@
+"""What is kept of statements without a name. Types of kept.pyx for Python callers."""
+
+def unnamed_noted() -> int: ...
