@@ -181,7 +181,7 @@ def test_our_linter_has_nothing_against_our_templates(
         # A pod has no file system that would outlive it.
         known.add("forgets-drains")
     found = [one for one in findings(read(paths)) if one.rule not in known]
-    assert not found, [one.text() for one in found]
+    assert not found, [one.place() for one in found]
 
 
 @pytest.mark.parametrize(("layout", "flavour"), EVERY)
