@@ -321,6 +321,25 @@ def test_only_one_kind_of_address_until_it_fails(world: World) -> None:
     world.run(scenario)
 
 
+def test_kind_of_address_that_has_failed_has_its_turn_when_the_other_fails(
+    world: World,
+) -> None:
+    """It was lost until the name was asked for again."""
+    world.server.hosts["db.test"] = ["127.0.0.1", "::1", "127.0.0.2"]
+
+    async def scenario(world: World) -> None:
+        for kind in ({"127.0.0.1", "127.0.0.2"}, {"::1"}) * 2:
+            assert {await world.ask("db.test") for _ in range(4)} == kind
+            (row,) = world.hosts.host_rows()
+            assert set(row.addrs) == kind
+            failed = world.hosts.resolve("db.test", 1)
+            assert isinstance(failed, Address)
+            world.hosts.connect_failed(failed)
+
+    world.run(scenario)
+    assert world.server.count("db.test") == 1
+
+
 def test_order_prefers_what_has_a_route() -> None:
     assert order(["::1", "127.0.0.1"]) == ("127.0.0.1", "::1")
     assert order([]) == ()

@@ -149,6 +149,7 @@ class Plays:
         self.rows = rows
         self.ends: list[tuple[socket.socket, socket.socket]] = []
         self.told: bytes = b""
+        self.taken: Any = None  # what was made of the rows
 
     def __call__(self, old: Old) -> None:
         old.peer.settimeout(20)
@@ -209,6 +210,7 @@ def take_from(
             return err, plays
         assert adoption is not None
         adoption.old.close()
+        plays.taken = adoption
         return None, plays
 
     yield take
@@ -243,3 +245,54 @@ def test_rows_that_make_sense_are_taken(take_from: Take) -> None:
     ]
     problem, _ = take_from(rows)
     assert problem is None
+
+
+PID, SECRET = 4711, 0x89ABCDEF
+KEY = PID << 32 | SECRET
+
+
+def test_cancel_key_of_a_server_tells_its_process(take_from: Take) -> None:
+    """SHOW SERVERS and the log told a process of PostgreSQL that there is not."""
+    rows = [client(1, link=2), server(2, link=1), server(3)]
+    for one, key in ((rows[1], KEY), (rows[2], KEY + (1 << 32))):
+        one[6] = key
+    problem, plays = take_from(rows)
+    assert problem is None
+    servers = plays.taken.servers
+    assert [one.backend_pid for one in servers.values()] == [PID, PID + 1]
+    assert servers[2].cancel_key == KEY.to_bytes(8, "big")
+
+
+@pytest.mark.parametrize("of_ours", [True, False])
+def test_pair_and_idle_server_are_taken_to_their_pool(
+    of_ours: bool, take_from: Take
+) -> None:
+    """Of a process of ours, and of one that tells nothing more than its rows."""
+    rows = [client(1, link=2), server(2, link=1), server(3)]
+    if not of_ours:
+        rows = [row(1, "client", 2), row(2, "server", 1), row(3, "server")]
+    problem, plays = take_from(rows)
+    assert problem is None
+    clients, servers = plays.taken.clients, plays.taken.servers
+    assert clients[1].server is servers[2] and servers[2].client is clients[1]
+    pool = servers[2].pool
+    assert pool is servers[3].pool is clients[1].pool
+    assert (list(pool.active), list(pool.idle)) == ([servers[2]], [servers[3]])
+    database, account = pool.database, pool.user.account
+    assert (database.client_count, database.server_count) == (1, 2)
+    assert (account.client_count, account.server_count) == (1, 2)
+    assert not any(one.close_needed for one in servers.values())
+
+
+def test_name_of_an_application_that_was_not_told_is_set_before_use(
+    take_from: Take,
+) -> None:
+    """What the next client wants would have seemed to be there already."""
+    told = server(2, tracked={"application_name": "told"})
+    problem, plays = take_from([row(1, "server"), told])
+    assert problem is None
+    names = [
+        one.tracked.as_dict()["application_name"]
+        for one in plays.taken.servers.values()
+    ]
+    assert names == ["(unknown)", "told"]
