@@ -1,7 +1,6 @@
 """What RELOAD makes of states that live on: the registry's part, without sockets."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +19,6 @@ from bouncer.pool.registry import (
     DatabaseState,
     Registry,
     UserState,
-    differs,
-    needs_renewal,
 )
 
 SECOND = 1_000_000
@@ -229,41 +226,6 @@ def test_reload_spares_the_console() -> None:
     _, dropped = registry.apply(told({"db": {}}))
     assert dropped == []
     assert registry.databases[CONSOLE] is console
-
-
-BASE = Database(
-    "db", "db", host="a,b", port=5432, user="u", connect_query="q",
-    auth_dbname="d", auth_query="s",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "seen", "renewed"),
-    [
-        ({"dbname": "x"}, True, True),
-        ({"port": 5433}, True, True),
-        ({"user": None}, True, True),
-        ({"connect_query": None}, True, True),
-        ({"auth_dbname": "x"}, True, True),
-        ({"auth_query": "x"}, True, True),
-        ({"host": "c"}, True, True),
-        ({"host": None}, True, True),
-        # A host that still has a place keeps its connections.
-        ({"host": "b,a"}, True, False),
-        ({"host": "b,c"}, True, False),
-        ({"load_balance_hosts": "disable"}, True, False),
-        ({}, False, False),
-        ({"pool_size": 3}, False, False),
-        ({"password": "x"}, False, False),
-        ({"query_wait_timeout": 3.0}, False, False),
-    ],
-)
-def test_which_changes_of_an_entry_connections_must_know_of(
-    change: dict[str, Any], seen: bool, renewed: bool
-) -> None:
-    changed = replace(BASE, **change)
-    for old, new in ((BASE, changed), (changed, BASE)):
-        assert (differs(old, new), needs_renewal(old, new)) == (seen, renewed)
 
 
 # Peers

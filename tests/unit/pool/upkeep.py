@@ -18,6 +18,13 @@ A_MOMENT = 0.000_001
 BEGUN = 1000 * SECOND
 
 
+class One(SimpleNamespace):
+    """Somebody with some fields, who is a key, and equal to nobody else."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 class Server:
     """As much of a server as upkeep looks at: idle and well, since *now*."""
 
