@@ -14,6 +14,8 @@ HALF_HOUR = 1800.0
 LONG_CONNECT = 5.0
 LONG_QUEUE = 30.0
 SHORT_STOP = 1800.0
+# What may stand before the @ of an address on TCP; nothing is an address or a path.
+ON_TCP = ("", "ipv4", "ipv6", "tcp", "tcp4", "tcp6")
 
 
 def place_of(directive: Directive) -> Place:
@@ -227,8 +229,9 @@ def open_socket(subject: Subject) -> Found:
             if not words or "admin" not in words:
                 continue
             place, open_to = words[0], ""
-            if "/" not in place and "@" not in place:
-                host = place.rpartition(":")[0].strip("[]")
+            kind, _, address = place.rpartition("@")
+            if kind in ON_TCP and "/" not in address:
+                host = address.rpartition(":")[0].strip("[]")
                 open_to = "" if is_loopback(host) else "the network"
             elif "mode" in words[:-1]:
                 mode = words[words.index("mode") + 1]
