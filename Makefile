@@ -165,11 +165,13 @@ $(VENV)/fuzzable: pyproject.toml | $(VENV)/installed
 	$(PIP_INSTALL) -r $@.txt || echo "no atheris here"
 	touch $@
 
-# The sdist, and a wheel for each Python that is here (or those that PYTHONS names).
+# The sdist, and a wheel for each Python that is here (or those that PYTHONS names, such
+# as python3.13 or forky:aarch64; or those of MACHINES="x86_64 aarch64").
 dist: $(VENV)/installed
-	$(BIN)/python tests/support/install.py requirements dist > $(VENV)/dist.txt
+	$(BIN)/python tests/support/install.py requirements dist \
+		$(if $(MACHINES)$(findstring :,$(PYTHONS)),cross) > $(VENV)/dist.txt
 	$(PIP_INSTALL) -r $(VENV)/dist.txt
-	$(BIN)/python docs/packaging/wheels.py dist $(PYTHONS)
+	$(BIN)/python docs/packaging/wheels.py dist $(PYTHONS) $(MACHINES)
 
 # dist/pybouncer_VERSION_ARCH.deb, for the Debian whose python3 made $(VENV); needs
 # debhelper, dh-python, and lintian if it is to be looked at.

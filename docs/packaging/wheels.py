@@ -1,7 +1,16 @@
-"""Build the release: `python docs/packaging/wheels.py DIR [PYTHON...]`.
+"""Build the release: `python docs/packaging/wheels.py DIR [WHAT...]`.
 
-The sdist first, then out of it, as anybody would, a wheel for each PYTHON (names or
-paths; without any, every CPython from 3.11 on that is on the PATH or that pyenv has).
+The sdist first, then out of it a wheel for each CPython that WHAT names:
+
+    python3.13, /opt/bin/python3    an interpreter that is here
+    forky:x86_64, trixie:aarch64    that of a Debian, which need not be here
+    x86_64, aarch64                 every one of that machine; without WHAT, of this one
+                                    those that are on the PATH, or that pyenv has
+
+The one hard idea: for a Python that is not here its headers are enough. mmdebstrap
+fetches Debian's, and the compiler of `ziglang`, which brings the C library of every
+machine in every version, makes the rest, so that nothing of that machine runs here.
+
 Wheels are stripped, and `auditwheel` proves on which systems they run: what it cannot
 prove for glibc 2.17 (manylinux2014) is no release.
 
@@ -9,8 +18,8 @@ PYBOUNCER_URL names the repository on the web, such as https://forge.example/pyb
 links and images of the README lead there, as PyPI needs it. Without it they become
 plain text, since a link that leads nowhere is worse than none.
 
-Needs the extra [dist] in the environment that runs this, and for each PYTHON its
-headers and a compiler.
+Needs the extra [dist] in the environment that runs this, and for each interpreter its
+headers and a compiler; for a Debian the extra [cross] and mmdebstrap.
 """
 
 import os
@@ -21,6 +30,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +38,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 OLDEST: Final = (3, 11)
 # As `make build`, and nothing that only a debugger reads.
 FLAGS: Final = {"CFLAGS": "-O2 -g0 -fwrapv -DNDEBUG", "LDFLAGS": "-Wl,-s"}
-POLICY: Final = "manylinux2014"
+GLIBC: Final = (2, 17)  # manylinux2014
+# Which Debian has which CPython, and what it calls machines.
+DEBIANS: Final = {"bookworm": (3, 11), "trixie": (3, 13), "forky": (3, 14)}
+MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 # Bytes. Debug information made it 11 MB.
 LARGEST: Final = 4_000_000
 
@@ -83,7 +96,7 @@ def version_of(python: Path) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def every_python() -> list[Path]:
+def every_python() -> dict[tuple[int, int], Path]:
     """Return one CPython of each version that we support and that is here."""
     found: dict[tuple[int, int], Path] = {}
     for one in candidates():
@@ -91,7 +104,7 @@ def every_python() -> list[Path]:
             version = version_of(one)
             if version is not None and version >= OLDEST:
                 found.setdefault(version, one)
-    return [found[version] for version in sorted(found)]
+    return {version: found[version] for version in sorted(found)}
 
 
 LINK: Final = re.compile(r"(!?)\[([^]]*)\]\((?!https?:)([^)]+)\)")
@@ -124,25 +137,108 @@ def build_sdist(to: Path) -> Path:
     return made
 
 
-def build_wheel(python: Path, sdist: Path, to: Path) -> Path:
-    """Build the wheel of one Python, and prove where it runs."""
-    with tempfile.TemporaryDirectory() as directory:
-        place = Path(directory)
-        run(python, "-m", "venv", place / "venv")
+def proven(raw: Path, to: Path) -> Path:
+    """Move a wheel to where it belongs, with a tag that says where it runs."""
+    fit = raw.with_name("fit")
+    audit = (sys.executable, "-m", "auditwheel", "repair", "--only-plat")
+    run(*audit, "--plat", "auto", "-w", fit, raw)
+    (made,) = fit.glob("*.whl")
+    found = re.findall(r"manylinux_(\d+)_(\d+)_", made.name)
+    if not any((int(major), int(minor)) <= GLIBC for major, minor in found):
+        raise Failed(f"{made.name} needs a C library after {GLIBC}")
+    if made.stat().st_size > LARGEST:
+        raise Failed(f"{made.name} has {made.stat().st_size} bytes")
+    return Path(shutil.copy(made, to))
+
+
+@dataclass(frozen=True)
+class Here:
+    """An interpreter of this machine."""
+
+    python: Path
+
+    def build(self, sdist: Path, place: Path) -> Path:
+        """Build its wheel in *place*, as pip does for anybody."""
+        run(self.python, "-m", "venv", place / "venv")
         pip = (place / "venv/bin/python", "-m", "pip", "wheel", "-q", "--no-deps")
         run(*pip, "--wheel-dir", place, sdist, **FLAGS)
-        (raw,) = place.glob("*.whl")
-        audit = (sys.executable, "-m", "auditwheel", "repair", "--only-plat")
-        run(*audit, "--plat", f"{POLICY}_{machine()}", "-w", place / "fit", raw)
-        (made,) = (place / "fit").glob("*.whl")
-        if made.stat().st_size > LARGEST:
-            raise Failed(f"{made.name} has {made.stat().st_size} bytes")
-        return Path(shutil.copy(made, to))
+        return next(place.glob("*.whl"))
 
 
-def machine() -> str:
-    """Return the name of the processor, as in the tag of a wheel."""
-    return os.uname().machine
+@dataclass(frozen=True)
+class Debian:
+    """The CPython of a Debian, of which only the headers are here."""
+
+    suite: str
+    machine: str
+
+    def headers(self, place: Path) -> Path:
+        """Fetch the headers into *place*; the directory that has them all."""
+        if shutil.which("mmdebstrap") is None:
+            raise Failed("needs mmdebstrap: apt-get install mmdebstrap")
+        # Like this machine's apt: a mirror may stand still (snapshots do).
+        valid = run("apt-config", "dump", "Acquire::Check-Valid-Until").strip()
+        fetch = ("mmdebstrap", "--variant=extract", "--include=libpython3-dev")
+        options = [f"--architectures={MACHINES[self.machine]}"]
+        options += [f"--aptopt={valid}"] if valid else []
+        run(*fetch, *options, self.suite, place / "root.tar")
+        # Those of the C library stay behind.
+        wanted = ("./usr/include/python3*", "./usr/include/*-linux-gnu/python3*")
+        unpack = ("tar", "-C", place, "-xf", place / "root.tar", "--wildcards")
+        run(*unpack, *wanted)
+        return place / "usr/include"
+
+    def build(self, sdist: Path, place: Path) -> Path:
+        """Build its wheel in *place*, with a compiler for that machine."""
+        headers = self.headers(place)
+        version = DEBIANS[self.suite]
+        own = headers / f"python{version[0]}.{version[1]}"
+        target = f"{self.machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
+        compiler = f"{sys.executable} -m ziglang cc -target {target}"
+        tag = f"{version[0]}{version[1]}"
+        source = place / "source"
+        source.mkdir()
+        run("tar", "-C", source, "--strip-components=1", "-xf", sdist)
+        build = (sys.executable, "-m", "build", "--wheel", "--no-isolation")
+        variables = {
+            # These headers come before those of the Python that runs the build.
+            "CC": f"{compiler} -I{own} -I{headers}",
+            "LDSHARED": f"{compiler} -shared",
+            "SETUPTOOLS_EXT_SUFFIX": f".cpython-{tag}-{self.machine}-linux-gnu.so",
+        }
+        run(*build, "--outdir", place, source, **FLAGS, **variables)
+        # setuptools took it for one of that Python, and of this machine.
+        retag = (sys.executable, "-m", "wheel", "tags", "--remove")
+        tags = ("--python-tag", f"cp{tag}", "--abi-tag", f"cp{tag}")
+        platform = ("--platform-tag", f"linux_{self.machine}")
+        run(*retag, *tags, *platform, next(place.glob("*.whl")))
+        return next(place.glob("*.whl"))
+
+
+def build_wheel(target: Here | Debian, sdist: Path, to: Path) -> Path:
+    """Build the wheel of one Python, and prove where it runs."""
+    with tempfile.TemporaryDirectory() as directory:
+        return proven(target.build(sdist, Path(directory)), to)
+
+
+def targets(words: list[str]) -> Iterator[Here | Debian]:
+    """Yield what the words of the command line name."""
+    here = os.uname().machine
+    for word in words:
+        suite, sign, machine = word.partition(":")
+        if sign:
+            if suite not in DEBIANS or machine not in MACHINES:
+                raise Failed(f"{word}: none of {[*DEBIANS]}, or of {[*MACHINES]}")
+            yield Debian(suite, machine)
+        elif word in MACHINES:
+            found = every_python() if word == here else {}
+            yield from map(Here, found.values())
+            missing = (s for s, version in DEBIANS.items() if version not in found)
+            yield from (Debian(suite, word) for suite in missing)
+        else:
+            yield Here(Path(shutil.which(word) or word))
+    if not words:
+        yield from map(Here, every_python().values())
 
 
 def main(words: list[str]) -> int:
@@ -151,16 +247,19 @@ def main(words: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     to = Path(words[0]).absolute()
-    pythons = [Path(shutil.which(word) or word) for word in words[1:]]
     to.mkdir(parents=True, exist_ok=True)
     for old in (*to.glob("pybouncer-*.whl"), *to.glob("pybouncer-*.tar.gz")):
         old.unlink()
     try:
-        made = [build_sdist(to)]
-        print(f"{made[0].stat().st_size:>9}  {made[0].name}", flush=True)
-        for python in pythons or every_python():
-            made.append(build_wheel(python, made[0], to))
-            print(f"{made[-1].stat().st_size:>9}  {made[-1].name}", flush=True)
+        wanted = list(targets(words[1:]))
+        sdist = made = build_sdist(to)
+        print(f"{made.stat().st_size:>9}  {made.name}", flush=True)
+        for target in wanted:
+            made = build_wheel(target, sdist, to)
+            print(f"{made.stat().st_size:>9}  {made.name}", flush=True)
+        # PyPI shows no README that it cannot render.
+        twine = (sys.executable, "-m", "twine", "--no-color", "check", "--strict")
+        run(*twine, *to.glob("pybouncer-*"))
     except Failed as problem:
         print(f"not built: {problem}", file=sys.stderr)
         return 1
