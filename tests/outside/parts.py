@@ -17,7 +17,7 @@ SUITES: dict[str, Part] = {
     "regress-18": Part(regress_18, in_short=False),
     "debian": Part(debian, in_short=False),
     "rpm": Part(red_hat, in_short=False),
-    "wheels": Part(wheels, in_short=False),
+    "wheels": Part(wheels),
 }
 
 PARTS: dict[str, Part] = {**SUITES, **DRIVERS}

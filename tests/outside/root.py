@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.outside.frame import Place
@@ -50,24 +50,36 @@ def quoted(words: Mapping[str, str]) -> str:
 class Root:
     """A root directory with nothing but Debian in it, and apt's downloads."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(
+        self, place: Place, suite: str = SUITE, wanted: Sequence[str] = WANTED
+    ) -> None:
         if os.geteuid() != 0:
             raise Unusable("needs root: chroot, mount")
         for program in ("mmdebstrap", "setpriv", "unshare"):
             if shutil.which(program) is None:
                 raise Unusable(f"needs {program}: apt-get install {program}")
-        archive = once(place.cache / f"root-{SUITE}", self.make) / "root.tar"
+
+        def make(directory: Path) -> None:
+            self.make(directory, suite, wanted)
+
+        archive = once(place.cache / f"root-{suite}", make) / "root.tar"
         self.path = place.ground.directory()
         self.path.chmod(0o755)
         run("tar", "-C", self.path, "-xf", archive, "--exclude=./dev/*")
 
     @staticmethod
-    def make(directory: Path) -> None:
+    def options() -> list[str]:
+        """For mmdebstrap: an old list of packages may do where this apt is content."""
+        valid = run("apt-config", "dump", "Acquire::Check-Valid-Until").strip()
+        return [f"--aptopt={valid}"] if valid else []
+
+    @classmethod
+    def make(cls, directory: Path, suite: str, wanted: Sequence[str]) -> None:
         """Make the archive; takes minutes, of downloading above all."""
-        download = f'chroot "$1" {" ".join(APT)} --download-only {" ".join(WANTED)}'
+        download = f'chroot "$1" {" ".join(APT)} --download-only {" ".join(wanted)}'
         run(
-            "mmdebstrap", "--variant=minbase", "--skip=cleanup/apt",
-            f"--customize-hook={download}", SUITE, directory / "root.tar",
+            "mmdebstrap", "--variant=minbase", "--skip=cleanup/apt", *cls.options(),
+            f"--customize-hook={download}", suite, directory / "root.tar",
         )  # fmt: skip
 
     def command(
