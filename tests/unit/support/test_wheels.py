@@ -1,11 +1,14 @@
 """What a release is made of: which Pythons and machines, and what proves a wheel."""
 
 import importlib.util
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import bouncer
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -101,3 +104,13 @@ def test_only_what_runs_from_glibc_2_17_on_is_a_release(
         with pytest.raises(wheels.Failed, match="needs a C library"):
             wheels.proven(raw, release)
     assert len(list(release.iterdir())) == is_right
+
+
+def test_there_is_one_version() -> None:
+    """Packages take it from pyproject.toml, programs from `bouncer`."""
+    version = PROJECT["project"]["version"]
+    assert version == bouncer.__version__
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    titles = [line for line in lines if line.startswith("## ")]
+    assert titles[0] == "## Unreleased"
+    assert re.fullmatch(rf"## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d", titles[1])
