@@ -292,7 +292,7 @@ cdef int put_names(Client client, list entries, told) except -1:
         if client.names.find(name, len(name)) is not None:
             raise ValueError("names: one stands twice")
         statement = known(number, key, scope)
-        client.names.put(name, statement, notes_made(), False)
+        client.names.put(name, statement, next_note(), False)
         if statement.resets and client.resetting is None:
             client.resetting = {}
     return 0
@@ -340,16 +340,6 @@ cdef int put_prepared(Server server, list entries, told) except -1:
     return 0
 
 
-cdef list lent_of(Server server):
-    return [text_of(name) for name in server.lent or ()]
-
-
-cdef int put_lent(Server server, list entries, told) except -1:
-    if told.putting and entries:
-        server.lent = [None if name is None else name_of(name) for name in entries]
-    return 0
-
-
 cdef list owed_of(Server server):
     cdef Pending pending
     cdef uint32_t i
@@ -381,6 +371,16 @@ cdef int put_owed(Server server, list entries, told) except -1:
         kind, action = whole("owed", kind, 255), whole("owed", action, ACTIONS)
         server.ledger.push(kind, action,
                            None if note is None else pending_of(server, kind, note))
+    return 0
+
+
+cdef list lent_of(Server server):
+    return [text_of(name) for name in server.lent or ()]
+
+
+cdef int put_lent(Server server, list entries, told) except -1:
+    if told.putting and entries:
+        server.lent = [None if name is None else name_of(name) for name in entries]
     return 0
 
 

@@ -113,8 +113,10 @@ cdef class Client(Stream):
     cdef int end_turn(self) except -1
     cdef Py_ssize_t statement_message(self, const char* p, Py_ssize_t count, int code,
                                       uint32_t length, Buf* composed) except -2
-    cdef Py_ssize_t deallocate(self, const char* p, Py_ssize_t count,
-                               uint32_t length, Buf* composed) except -2
+    cdef Py_ssize_t deallocate(self, const char* p, uint32_t length,
+                               Buf* composed) except -2
+    cdef int lend_to_query(self, const char* text, Py_ssize_t size,
+                           Buf* composed) except -2
     cdef int misused(self, str reason) except -2
     cdef int nameless(self, int code, Py_ssize_t left, bint whole) except -2
     cdef int broken_message(self, int code) except -2
@@ -152,11 +154,11 @@ cdef class Client(Stream):
     cdef int keep_unnamed(self, const char* p, Py_ssize_t count) except -1
     cdef Unnamed unnamed_now(self, Server server)
     cdef int fit_unnamed(self, Server server, Buf* composed) except -1
-    cdef Py_ssize_t note_forgetting(self, Server server, const char* p,
-                                    Py_ssize_t start, Py_ssize_t pos,
-                                    Py_ssize_t count, Buf* composed) except -2
-    cdef bint lend(self, Server server, const char* text, Py_ssize_t size, int code,
+    cdef bint may_deallocate(self) except -1
+    cdef bint lend(self, Server server, int code, const char* text, Py_ssize_t size,
                    Buf* composed) except -1
+    cdef int note_forgetting(self, Server server, const char* p,
+                             Py_ssize_t count, bint whole) except -1
     cdef Pending name_statement(self, bytes name, Statement statement)
     cdef bint hangs(self, Server server, int code, NameEntry* entry) except -1
     cdef int await_answers(self, Server server, Buf* composed) except -1

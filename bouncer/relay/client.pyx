@@ -10,14 +10,14 @@ from collections import OrderedDict
 from cython cimport nonecheck
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcpy, strlen
 
 from bouncer import log
 from bouncer.details import login_failed
 from bouncer.relay.door cimport Known
 from bouncer.relay.intent cimport (
-    CHANGES, LONGEST_DEALLOCATE, LONGEST_SQL_NAME, LOOKED_AT, deallocated,
-    holds_forgetting, is_control, may_reset, may_set, next_deallocated)
+    CHANGES, LONGEST_SQL_NAME, LOOKED_AT, deallocated, holds_forgetting, is_control,
+    may_reset, may_set, next_deallocated)
 from bouncer.relay.kept cimport MOST_KEPT, keep
 from bouncer.relay.ledger cimport (
     COPY_FAILED, EMPTIED, FORWARD, REFUSED, SWALLOW, Ledger, Owed, next_note)
@@ -46,13 +46,15 @@ cdef enum:
     SSL_REQUEST = 80877103      # PostgreSQL protocol, SSLRequest
     MOST_A_TURN = 2000          # messages of one client before others have a turn
     LONGEST_NAME = 1024         # bytes of a statement's or portal's name
-    LONGEST_LENDING = 8192      # ... by who may deallocate in it
+    LONGEST_LENDING = 8192      # bytes of a text in which DEALLOCATE is looked for
     MOST_LENT = 100             # names that are lent for one text
     LONGEST_UNNAMED = 65536     # of a Parse that a client keeps to say it again
     LONGEST_REST = 65536        # bytes held of who is gone, to see how it went
     LONGEST_MESSAGE = 0x7FFFFFFF    # of those that are taken apart (PostgreSQL: 1 GB)
 
 cdef uint64_t FOREVER = <uint64_t>-1    # a note that is never made
+# Empty texts to prepare, with so many values: see Client.lend.
+cdef bytes ONE_VALUE = b"\0\0\1" + bytes(4), TWO_VALUES = b"\0\0\2" + bytes(8)
 
 cdef enum Kind:                 # of a message type, see KINDS
     UNKNOWN = 0
@@ -274,7 +276,6 @@ cdef class Client(Stream):
         cdef int code = 0, kind
         cdef int ending = NOT_ENDING    # the Kind of message that ends the client
         cdef bint full = False          # the server owes too much already
-        cdef bint looks                 # for what its text sets or resets
         cdef int what                   # About
         cdef int turn = MOST_A_TURN     # messages that may still be looked at
         cdef uint32_t length
@@ -411,21 +412,22 @@ cdef class Client(Stream):
                             and count - pos <= HEADER + LONGEST_NAME):
                         break               # but a name without end is not kept
                 elif (code == FE_QUERY and self.names is not None
-                        and length <= LONGEST_DEALLOCATE and not refuse_simple_query
-                        and (count - pos == HEADER or p[pos + HEADER] <= 0x3B
-                             or (p[pos + HEADER] | 0x20) == 0x64)):
-                    if composed == NULL:
-                        composed = scratch(&poller.scratch, &own)
-                    if pos > start:
+                        and length <= LONGEST_LENDING and not refuse_simple_query):
+                    if count - pos <= <Py_ssize_t>length:
+                        break               # looked at whole
+                    if holds_forgetting(p + pos + HEADER, <Py_ssize_t>length - 4):
+                        if composed == NULL:
+                            composed = scratch(&poller.scratch, &own)
                         buf_append(composed, p + start, pos - start)
                         start = pos
-                    done = self.deallocate(p + pos, count - pos, length, composed)
-                    if done < 0:
-                        break
-                    if done > 0:
-                        pos += done
-                        start = pos
-                        continue
+                        done = self.deallocate(p + pos, length, composed)
+                        if done < 0:
+                            break
+                        server = self.server
+                        if done > 0:
+                            pos += done
+                            start = pos
+                            continue
                 if server is None:
                     if buf_size(&self.out) > 0 and self.is_slow():
                         break
@@ -444,28 +446,28 @@ cdef class Client(Stream):
                     if code == FE_QUERY and refuse_simple_query:
                         ending = REQUEST
                         break
-                looks = ((code == FE_QUERY or code == FE_PARSE)
-                         and (self.at_login is not server.at_login
-                              or self.pool.learn_query is not None))
-                if looks and count - pos <= <Py_ssize_t>length and length < LOOKED_AT:
-                    break                   # looked at whole
-                if (server.prepared is not None or self.names is not None) and (
-                        code == FE_QUERY or code == FE_PARSE
-                        or code == FE_BIND and what == UNNAMED_STATEMENT):
-                    if composed == NULL:
-                        composed = scratch(&poller.scratch, &own)
-                    done = self.note_forgetting(server, p, start, pos, count, composed)
-                    if done:
-                        start = pos
-                        if done < 0:
-                            break
-                if looks:
+                if ((code == FE_QUERY or code == FE_PARSE)
+                        and (self.at_login is not server.at_login
+                             or self.pool.learn_query is not None)):
+                    if count - pos <= <Py_ssize_t>length and length < LOOKED_AT:
+                        break               # looked at whole
                     part = min(count - pos, <Py_ssize_t>length + 1) - HEADER
                     if code == FE_QUERY:
                         self.note_text(server, p + pos + HEADER, part, True)
                     else:
                         self.note_parse(server, p + pos + HEADER, part)
                 if what == UNNAMED_STATEMENT:
+                    if (code == FE_BIND and self.names is not None
+                            and self.may_deallocate()):
+                        if composed == NULL:
+                            composed = scratch(&poller.scratch, &own)
+                        buf_append(composed, p + start, pos - start)
+                        start = pos
+                        server.forgetting = FOREVER
+                        if self.lend(server, code, self.unnamed_parse.data + HEADER + 1,
+                                     buf_size(&self.unnamed_parse) - HEADER - 1,
+                                     composed):
+                            break
                     if code == FE_BIND and self.pool.learn_query is not None:
                         self.note_text(
                             server, self.unnamed_parse.data + self.unnamed_parse.start,
@@ -487,6 +489,11 @@ cdef class Client(Stream):
                         start = pos
                         self.fit_unnamed(server, composed)
                 self.pool.client_bytes += <int64_t>length + 1
+                if ((server.prepared is not None or self.names is not None)
+                        and (code == FE_QUERY or code == FE_PARSE)):
+                    self.note_forgetting(
+                        server, p + pos, min(count - pos, <Py_ssize_t>length + 1),
+                        count - pos > length)
                 if (what == UNNAMED_STATEMENT if code == FE_PARSE or code == FE_CLOSE
                         else code == FE_QUERY and (self.unnamed or server.unnamed)):
                     self.change_unnamed(server, p + pos, <Py_ssize_t>length + 1)
@@ -1060,95 +1067,79 @@ cdef class Client(Stream):
         entry.about = server.unnamed
         return 0
 
-    cdef Py_ssize_t note_forgetting(self, Server server, const char* p,
-                                    Py_ssize_t start, Py_ssize_t pos,
-                                    Py_ssize_t count, Buf* composed) except -2:
-        """A Query, or a Parse or Bind without a name, that goes out as it is, at *pos*.
+    cdef int note_forgetting(self, Server server, const char* p,
+                             Py_ssize_t count, bint whole) except -1:
+        """A Query, or a Parse without a name, that goes out as it is.
 
         Behind a DEALLOCATE or DISCARD in the same pipeline the server may have none of
         what it has now; when that is told, what stands behind has been sent. Of a text
         that has not come in one piece nobody knows. (What is parsed is run later.)
-
-        Gives 0 where nothing was done; else what stood before it, from *start* on, is
-        in *composed*, and it must wait if that is -1.
         """
-        cdef int code = p[pos]
-        cdef Py_ssize_t total = <Py_ssize_t>be32(p + pos + 1) + 1
-        cdef const char* text = p + pos + HEADER
-        cdef Py_ssize_t size = min(count - pos, total) - HEADER
-        cdef bint lends = (code != FE_PARSE and self.names is not None
-                           and self.names.count > 0)
-        cdef Py_ssize_t done = 0
-        if code == FE_BIND:
-            text = self.unnamed_parse.data + self.unnamed_parse.start + HEADER + 1
-            size = buf_size(&self.unnamed_parse) - HEADER - 1
-            if not lends or size <= 0:
-                return 0
-        elif count - pos < total:
-            if lends and total <= LONGEST_LENDING:
-                buf_append(composed, p + start, pos - start)
-                return -1               # looked at whole
-            server.forgetting = next_note() if code == FE_QUERY else FOREVER
-            return 0
-        if not holds_forgetting(text, size):
-            return 0
-        if lends:
-            buf_append(composed, p + start, pos - start)
-            done = 1
-            if self.lend(server, text, size, code, composed):
-                return -1
-        server.forgetting = next_note() if code == FE_QUERY else FOREVER
-        return done
+        if not whole or holds_forgetting(p + HEADER, count - HEADER):
+            server.forgetting = next_note() if p[0] == FE_QUERY else FOREVER
+        return 0
 
-    cdef bint lend(self, Server server, const char* text, Py_ssize_t size, int code,
+    cdef bint may_deallocate(self) except -1:
+        """Does the unnamed statement look like it? Of longer texts nobody knows."""
+        cdef Py_ssize_t size = buf_size(&self.unnamed_parse)
+        return (HEADER + 1 < size <= HEADER + LONGEST_LENDING
+                and holds_forgetting(self.unnamed_parse.data + HEADER, size - HEADER))
+
+    cdef bint lend(self, Server server, int code, const char* text, Py_ssize_t size,
                    Buf* composed) except -1:
-        """Let *server* have what *text*, which a NUL may end, deallocates.
+        """Let *server* have what *text* deallocates, of a Query or of what a Bind runs.
 
         It has this client's statements under other names, and others share them. So for
         each that is named in a DEALLOCATE it gets an empty one of that very name before
         the text. PostgreSQL itself finds it or not, in its turn, in a transaction or
         behind an error; its tag tells that it is gone (Server.note_deallocated), and
-        what is left is closed before anybody else has the server (Server.probe).
-        True: wait, as what is still to be answered may free a name.
+        what is left is closed before anybody else has the server (Server.probe). It has
+        another number of values than the client's, so that EXECUTE in SQL is refused:
+        nothing would be run, and nobody be told.
+
+        True: it waits, as what is still to be answered may free a name.
         """
         cdef char name[LONGEST_SQL_NAME + 1]
-        cdef Py_ssize_t at = 0, part
-        cdef const char* end = <const char*>memchr(text, 0, size)
+        cdef const char* stop = <const char*>memchr(text, 0, size) if size > 0 else NULL
+        cdef Py_ssize_t at = 0, part = -1
         cdef list found = []
-        cdef set mine = set()
+        cdef dict needed = {}           # name -> what follows it in a Parse
+        cdef NameEntry* entry
         cdef Ledger ledger = server.ledger
-        cdef bytes one
-        if (ledger.unsure or self.pool.mode == SESSION
-                or ledger.is_copy_in() and not ledger.copy_end_asked()):
+        cdef bytes left, one, empty
+        if (stop == NULL or ledger.unsure or self.pool.mode == SESSION
+                or ledger.is_reading_copy()):
             return False
-        if end != NULL:
-            size = end - text
-        while len(found) <= MOST_LENT:
+        size = stop - text
+        while part and len(found) <= MOST_LENT:
             part = next_deallocated(text + at, size - at, name)
+            at += part
             if part == 0:
                 break
-            at += part
-            one = name
-            found.append(one)
-            if self.names.entry_of(name, len(one)) != NULL:
-                mine.add(one)
+            entry = self.names.entry_of(name, strlen(name))
+            found.append(None if entry == NULL else <bytes>name)
+            if entry != NULL:
+                values = (<Statement>entry.statement).count_values()
+                needed[<bytes>name] = TWO_VALUES if values == 1 else ONE_VALUE
         if not found or len(found) > MOST_LENT:
             return False
         if not server.can_answer_now():
             self.await_answers(server, composed)
             return True
-        if not mine:
+        if not needed and server.lent is None:
             return False
-        if code == FE_QUERY or server.lent is None or len(server.lent) > MOST_LENT:
-            server.take_back(composed)      # those of an earlier text
+        if (code == FE_QUERY or server.lent is None or len(server.lent) > MOST_LENT
+                or server.status == STATUS_IDLE and not ledger.unsynced):
+            left = server.take_back()       # no portal is there that may need them
+            buf_append(composed, <const char*>left, len(left))
             server.lent = []
-        server.lent += [one if one in mine else None for one in found]
-        for one in mine:
+        server.lent += found
+        for one, empty in needed.items():
             put_message(composed, FE_CLOSE, b"S" + one + b"\0", NULL, 0)
             ledger.push(FE_CLOSE, SWALLOW, None)
-            put_message(composed, FE_PARSE, one + b"\0\0\0\0", NULL, 0)
+            put_message(composed, FE_PARSE, one + b"\0" + empty, NULL, 0)
             ledger.push(FE_PARSE, SWALLOW, None)
-        ledger.mixed = True
+        ledger.mixed = True             # so it is probed before it is shared
         return False
 
     cdef int close_first(self, Statement statement, Prepared* item,
@@ -1273,6 +1264,7 @@ cdef class Client(Stream):
         cdef Server server = self.server
         cdef Prepared* item = NULL
         cdef NameEntry* entry = NULL
+        cdef Owed* owed
         cdef Pending pending = None     # for an error about a name of ours
         cdef int needs = 0
         if self.names is not None:
@@ -1289,11 +1281,13 @@ cdef class Client(Stream):
                 if server.ledger.goals:
                     self.await_answers(server, composed)
                 return -1
-        if (entry != NULL and code == FE_BIND and not needs
-                and (<Statement>entry.statement).forgets
-                and self.lend(server, <const char*>(<Statement>entry.statement).key,
-                              len((<Statement>entry.statement).key), code, composed)):
-            return -1
+        if entry != NULL:
+            statement = <Statement>entry.statement
+            if (statement.forgets and code == FE_BIND
+                    and len(statement.key) <= LONGEST_LENDING
+                    and self.lend(server, code, <const char*>statement.key,
+                                  len(statement.key), composed)):
+                return -1
         self.pool.client_bytes += total
         if code == FE_BIND:
             self.pool.binds += 1
@@ -1303,7 +1297,6 @@ cdef class Client(Stream):
             self.put_renamed(p, here, total, name, size, NOWHERE, composed)
             server.ledger.push(code, FORWARD, pending)
             return here
-        statement = <Statement>entry.statement
         if needs:
             self.put_stand_in(statement, composed)
             self.put_renamed(p, here, total, name, size, TAKEN, composed)
@@ -1338,7 +1331,9 @@ cdef class Client(Stream):
             if pending is None:
                 pending = named(name[:size])
             pending.about = statement
-        server.ledger.enter(code, FORWARD, pending).about = statement.number
+        owed = server.ledger.enter(code, FORWARD, pending)
+        owed.about = statement.number
+        owed.made = entry.made
         return here
 
     cdef int put_renamed(self, const char* p, Py_ssize_t here, Py_ssize_t total,
@@ -1388,34 +1383,33 @@ cdef class Client(Stream):
             server.owe_fake(FE_CLOSE, pending)
         return total
 
-    cdef Py_ssize_t deallocate(self, const char* p, Py_ssize_t count,
-                               uint32_t length, Buf* composed) except -2:
-        """A Query that may be DEALLOCATE of a name that the client has prepared.
+    cdef Py_ssize_t deallocate(self, const char* p, uint32_t length,
+                               Buf* composed) except -2:
+        """A Query in which DEALLOCATE or DISCARD stands, of a client with names.
 
-        Nothing is to be done at the server: it has the statement under another name, or
-        has it not, and others share it. Where it is in the midst of something it gets
-        an empty Query instead, which ends what this would have ended. Gives how many
-        bytes were used; 0 when it is no such Query, -1 when it is cut, or waits.
+        If all it does is to deallocate one of these, nothing is to be done at the
+        server: it has the statement under another name, or has it not, and others share
+        it. Where it is in the midst of something it gets an empty Query instead, which
+        ends what this would have ended. Else it gets what it needs, see lend.
+
+        Gives how many bytes were used; 0 when it is to be forwarded, -1 when it waits.
         """
         cdef Server server = self.server
         cdef char name[LONGEST_SQL_NAME + 1]
         cdef Py_ssize_t total = <Py_ssize_t>length + 1
-        cdef Py_ssize_t size
+        cdef Py_ssize_t size = 0
         cdef bint alone = server is None
-        if count < total:
-            return -1
-        if total <= HEADER or p[total - 1]:
-            return 0
-        size = deallocated(p + HEADER, total - HEADER - 1, name)
-        if size == 0 or self.names.entry_of(name, size) == NULL:
-            return 0
+        if total > HEADER and p[total - 1] == 0:
+            size = deallocated(p + HEADER, total - HEADER - 1, name)
+        if (size == 0 or self.names.entry_of(name, size) == NULL
+                or server is not None and (
+                    server.ledger.unsure or self.pool.mode == SESSION
+                    or server.ledger.is_reading_copy())):
+            return self.lend_to_query(p + HEADER, total - HEADER, composed)
         if server is None:
             if buf_size(&self.out) > 0 and self.is_slow():
                 return -1
         else:
-            if (server.ledger.unsure or self.pool.mode == SESSION
-                    or server.ledger.is_reading_copy()):
-                return 0
             if not server.can_answer_now():
                 self.await_answers(server, composed)
                 return -1
@@ -1438,6 +1432,17 @@ cdef class Client(Stream):
             self.pool.transactions += 1
         self.write(DEALLOCATED + b"Z\0\0\0\5I")
         return total
+
+    cdef int lend_to_query(self, const char* text, Py_ssize_t size,
+                           Buf* composed) except -2:
+        """Find a server for this text, with what it needs; 0, or -1 when it waits."""
+        if self.server is None:
+            if buf_size(&self.out) > 0 and self.is_slow():
+                return -1
+            self.begin_request()
+            if self.pool.acquire(self) != LINKED:
+                return -1
+        return -1 if self.lend(self.server, FE_QUERY, text, size, composed) else 0
 
     # Ending
 

@@ -2,7 +2,6 @@
 
 cdef enum:
     LONGEST_SQL_NAME = 63       # bytes of an identifier (NAMEDATALEN - 1)
-    LONGEST_DEALLOCATE = 200    # bytes of a text that may be no more than that
     LOOKED_AT = 1000            # bytes of a text in which resetting is looked for
 
 cdef enum TextKind:             # by the first word of a text

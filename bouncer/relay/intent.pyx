@@ -39,115 +39,93 @@ cdef inline bint is_blank(int c) noexcept:
     return c == 0x20 or 0x09 <= c <= 0x0D
 
 
-cdef inline bint begins_word(int c) noexcept:
-    return 0x61 <= (c | 0x20) <= 0x7A or c == 0x5F or c >= 0x80
-
-
-cdef inline bint is_of_word(int c) noexcept:
-    return begins_word(c) or 0x30 <= c <= 0x39 or c == 0x24
-
-
-cdef Py_ssize_t behind_comment(const char* p, Py_ssize_t count) noexcept:
-    """The bytes of the comment at *p*, 0 where none begins. They nest."""
-    cdef Py_ssize_t i = 2
-    cdef int depth = 1
-    if count < 2 or not (p[0] == p[1] == 0x2D or p[0] == 0x2F and p[1] == 0x2A):
-        return 0
-    if p[0] == 0x2D:
-        while i < count and p[i] != 0x0A and p[i] != 0x0D:
-            i += 1
-        return i
-    while i < count and depth:
-        if i + 1 < count and p[i] == 0x2A and p[i + 1] == 0x2F:
-            depth -= 1
-            i += 1
-        elif i + 1 < count and p[i] == 0x2F and p[i + 1] == 0x2A:
-            depth += 1
-            i += 1
-        i += 1
-    return i
-
-
-cdef Py_ssize_t blanks(const char* p, Py_ssize_t count, bint semicolons) noexcept:
-    """The bytes of blanks and comments at *p*, and of *semicolons*."""
-    cdef Py_ssize_t i = 0, size
-    while i < count:
+cdef Py_ssize_t past_blanks(const char* p, Py_ssize_t count, bint semicolons) noexcept:
+    """How many bytes blanks and comments take at *p*, and *semicolons*."""
+    cdef Py_ssize_t i = 0, size = 1
+    while i < count and size:
         if is_blank(p[i]) or semicolons and p[i] == 0x3B:
-            i += 1
-            continue
-        size = behind_comment(p + i, count - i)
-        if size == 0:
-            break
+            size = 1
+        else:
+            size = past_comment(p + i, count - i)
         i += size
     return i
 
 
-cdef Py_ssize_t behind_quoted(const char* p, Py_ssize_t count, bint escapes) noexcept:
-    """The bytes of a literal or quoted identifier; a doubled quote begins another."""
-    cdef Py_ssize_t i = 1
-    while i < count and p[i] != p[0]:
-        i += 2 if escapes and p[i] == 0x5C else 1
-    return min(i + 1, count)
+cdef Py_ssize_t word_at(const char* p, Py_ssize_t count, char* word) noexcept:
+    """Copy the identifier at *p* to *word*, in small letters unless it is quoted.
 
-
-cdef Py_ssize_t behind_dollars(const char* p, Py_ssize_t count) noexcept:
-    """The bytes of a literal in dollar quotes, 1 where none begins."""
-    cdef Py_ssize_t i = 1, tag
-    while i < count and is_of_word(<unsigned char>p[i]) and p[i] != 0x24:
-        i += 1
-    if i == count or p[i] != 0x24 or 0x30 <= p[1] <= 0x39:
-        return 1
-    tag = i + 1
-    i = tag
-    while i + tag <= count:
-        if p[i] == 0x24 and memcmp(p + i, p, tag) == 0:
-            return i + tag
-        i += 1
-    return count
-
-
-cdef Py_ssize_t behind_statement(const char* p, Py_ssize_t count) noexcept:
-    """The bytes up to the semicolon that ends what stands at *p*."""
-    cdef Py_ssize_t i = 0, word, size
+    Gives the bytes that it takes in the text, 0 where none stands or it is too long for
+    its 64 bytes, which it ends with a NUL.
+    """
+    cdef Py_ssize_t i = 0
     cdef int c
-    while i < count and p[i] != 0x3B:
+    if count and p[0] == 0x22:
+        return quoted_at(p, count, word, False)
+    if count > 2 and (p[0] | 0x20) == 0x75 and p[1] == 0x26 and p[2] == 0x22:   # U&"
+        i = quoted_at(p + 2, count - 2, word, True)
+        return i + 2 if i else 0
+    if count == 0 or 0x30 <= p[0] <= 0x39:
+        return 0
+    while i < count:
         c = <unsigned char>p[i]
-        word = i
-        while i < count and is_of_word(<unsigned char>p[i]) and (
-                i > word or p[i] != 0x24):
-            i += 1
-        if i > word:
-            if i - word == 1 and (c | 0x20) == 0x65 and i < count and p[i] == 0x27:
-                i += behind_quoted(p + i, count - i, True)
-        elif c == 0x27 or c == 0x22:
-            i += behind_quoted(p + i, count - i, False)
-        elif c == 0x24:
-            i += behind_dollars(p + i, count - i)
-        else:
-            size = behind_comment(p + i, count - i)
-            i += size if size else 1
+        if not is_of_name(c) and (c != 0x24 or i == 0):
+            break
+        if i == LONGEST_SQL_NAME:
+            return 0
+        word[i] = c | 0x20 if 0x41 <= c <= 0x5A else c
+        i += 1
+    word[i] = 0
     return i
 
 
-cdef int put_code(char* word, Py_ssize_t* size, int64_t code) noexcept:
-    """Put a character into *word*, in UTF-8; -1 where it has no room or is none."""
-    cdef int more = 0 if code < 0x80 else 1 if code < 0x800 else \
-        2 if code < 0x10000 else 3
-    if code <= 0 or code > 0x10FFFF or size[0] + more >= LONGEST_SQL_NAME:
-        return -1
-    word[size[0]] = <char>(code if not more else
-                           (0xF0 << (3 - more) & 0xFF) | code >> 6 * more)
-    size[0] += 1
-    while more:
-        more -= 1
-        word[size[0]] = <char>(0x80 | code >> 6 * more & 0x3F)
-        size[0] += 1
-    return 0
+cdef Py_ssize_t quoted_at(const char* p, Py_ssize_t count, char* word,
+                          bint has_escapes) noexcept:
+    """As word_at, for what stands in quotes; of U&"" it *has_escapes*."""
+    cdef Py_ssize_t i = 0, size = 0, end = 0, clause = 0, digits
+    cdef char by = 0x5C
+    while end < count and (end == 0 or p[end] == 0x22):     # with what is doubled
+        i = min(past_quotes(p + end, count - end), count - end)
+        end += i
+    if end < 3 or i < 2 or p[end - 1] != 0x22:
+        return 0
+    if has_escapes:
+        clause = past_escape_clause(p + end, count - end, &by)
+    i = 1
+    while i < end - 1:
+        if size == LONGEST_SQL_NAME:
+            return 0
+        if not has_escapes or p[i] != by or p[i + 1] == by:
+            word[size] = p[i]
+            size += 1
+            i += 2 if p[i] == 0x22 or has_escapes and p[i] == by else 1
+            continue
+        digits = 6 if p[i + 1] == 0x2B else 4
+        i += 2 if digits == 6 else 1
+        if i + digits >= end or put_character(
+                word, &size, hexadecimal(p + i, digits)) < 0:
+            return 0
+        i += digits
+    word[size] = 0
+    return end + clause
 
 
-cdef int64_t escaped(const char* p, Py_ssize_t digits) noexcept:
-    """The number of so many hexadecimal digits, -1 where they are none."""
+cdef Py_ssize_t past_escape_clause(const char* p, Py_ssize_t count, char* by) noexcept:
+    """How many bytes UESCAPE takes at *p*, 0: none is there; *by* is what it says."""
+    cdef Py_ssize_t i = past_blanks(p, count, False)
+    if count - i < 10 or strncasecmp(p + i, b"uescape", 7) != 0:
+        return 0
+    i += 7
+    i += past_blanks(p + i, count - i, False)
+    if count - i < 3 or p[i] != 0x27 or p[i + 2] != 0x27:
+        return 0
+    by[0] = p[i + 1]
+    return i + 3
+
+
+cdef int64_t hexadecimal(const char* p, Py_ssize_t digits) noexcept:
+    """The number of so many digits, -1 where they are none."""
     cdef int64_t value = 0
+    cdef Py_ssize_t i
     cdef int c
     for i in range(digits):
         c = p[i]
@@ -161,92 +139,35 @@ cdef int64_t escaped(const char* p, Py_ssize_t digits) noexcept:
     return value
 
 
-cdef Py_ssize_t escape_clause(const char* p, Py_ssize_t count, char* by) noexcept:
-    """The bytes of a UESCAPE clause, 0 where none stands; *by* is what it names."""
-    cdef Py_ssize_t i = blanks(p, count, False)
-    if count - i < 10 or strncasecmp(p + i, b"uescape", 7) != 0:
-        return 0
-    i += 7
-    i += blanks(p + i, count - i, False)
-    if count - i < 3 or p[i] != 0x27 or p[i + 2] != 0x27:
-        return 0
-    by[0] = p[i + 1]
-    return i + 3
-
-
-cdef Py_ssize_t quoted_at(const char* p, Py_ssize_t count, char* word,
-                          bint unicode_escapes) noexcept:
-    """As word_at, for what stands in quotes."""
-    cdef Py_ssize_t i = 1, size = 0, end = 0, step = 4
-    cdef char by = 0
-    cdef int64_t code
-    while end < count and (end == 0 or p[end] == 0x22):     # with what is doubled
-        i = behind_quoted(p + end, count - end, False)
-        end += i
-    if end < 3 or i < 2 or p[end - 1] != 0x22:
-        return 0
-    i = 1
-    count = end + (escape_clause(p + end, count - end, &by) if unicode_escapes else 0)
-    if unicode_escapes and by == 0:
-        by = 0x5C
-    while i < end - 1:
-        if size == LONGEST_SQL_NAME:
-            return 0
-        if unicode_escapes and p[i] == by and p[i + 1] != by:
-            step = 6 if p[i + 1] == 0x2B else 4
-            i += 2 if step == 6 else 1
-            code = escaped(p + i, step) if i + step < end else -1
-            if put_code(word, &size, code) < 0:
-                return 0
-            i += step
-            continue
-        word[size] = p[i]
-        size += 1
-        i += 2 if p[i] == 0x22 or unicode_escapes and p[i] == by else 1
-    word[size] = 0
-    return count
-
-
-cdef Py_ssize_t word_at(const char* p, Py_ssize_t count, char* word) noexcept:
-    """Copy the identifier at *p* to *word*, in small letters unless it is quoted.
-
-    Gives the bytes that it takes in the text, 0 where none stands or it is too long for
-    its 64 bytes, which it ends with a NUL.
-    """
-    cdef Py_ssize_t i = 0
-    cdef int c
-    if count > 0 and p[0] == 0x22:
-        return quoted_at(p, count, word, False)
-    if count > 2 and (p[0] | 0x20) == 0x75 and p[1] == 0x26 and p[2] == 0x22:   # U&"
-        i = quoted_at(p + 2, count - 2, word, True)
-        return i + 2 if i else 0
-    if count == 0 or not begins_word(<unsigned char>p[0]):
-        return 0
-    while i < count and is_of_word(<unsigned char>p[i]):
-        c = p[i]
-        if i == LONGEST_SQL_NAME:
-            return 0
-        word[i] = c | 0x20 if 0x41 <= c <= 0x5A else c
-        i += 1
-    word[i] = 0
-    return i
+cdef int put_character(char* word, Py_ssize_t* size, int64_t code) noexcept:
+    """Put a character into *word*, in UTF-8; -1 where it has no room or is none."""
+    cdef int more = (
+        0 if code < 0x80 else 1 if code < 0x800 else 2 if code < 0x10000 else 3)
+    if code <= 0 or code > 0x10FFFF or size[0] + more >= LONGEST_SQL_NAME:
+        return -1
+    word[size[0]] = <char>(
+        code if more == 0 else (0xF0 << (3 - more) & 0xFF) | code >> 6 * more)
+    size[0] += 1
+    while more:
+        more -= 1
+        word[size[0]] = <char>(0x80 | code >> 6 * more & 0x3F)
+        size[0] += 1
+    return 0
 
 
 cdef Py_ssize_t deallocate_at(const char* p, Py_ssize_t count, char* name) noexcept:
-    """The bytes of the DEALLOCATE of one name at *p*; 0 where none stands."""
+    """How many bytes the DEALLOCATE of one name takes at *p*; 0: none stands here."""
     cdef Py_ssize_t i = 10, size
     if count < 12 or (p[0] | 0x20) != 0x64 or strncasecmp(p, b"deallocate", 10) != 0 \
-            or is_of_word(<unsigned char>p[10]):
+            or is_of_name(<unsigned char>p[10]) or p[10] == 0x24:
         return 0
     for _ in range(2):
-        i += blanks(p + i, count - i, False)
+        i += past_blanks(p + i, count - i, False)
         size = word_at(p + i, count - i, name)
-        if size == 0:
-            return 0
-        if size == 3 and p[i] != 0x22 and strcmp(name, b"all") == 0:
+        if size == 0 or size == 3 and p[i] != 0x22 and strcmp(name, b"all") == 0:
             return 0
         i += size
-        i += blanks(p + i, count - i, False)
+        i += past_blanks(p + i, count - i, False)
         if i == count or p[i] == 0x3B:
             return i
         if size != 7 or strcmp(name, b"prepare") != 0:
@@ -254,33 +175,62 @@ cdef Py_ssize_t deallocate_at(const char* p, Py_ssize_t count, char* name) noexc
     return 0
 
 
-cdef Py_ssize_t next_deallocated(const char* p, Py_ssize_t count, char* name) noexcept:
-    """The bytes up to behind the first DEALLOCATE of one name; 0: there is none.
+cdef Py_ssize_t deallocated(const char* p, Py_ssize_t count, char* name) noexcept:
+    """Is this text DEALLOCATE of one name, and nothing else? The name's size, else 0.
 
-    *name* has room for 64 bytes. Of a text of several statements the next may stand
-    behind it. What it says within a literal or a function's body does not count.
+    *name* has room for 64 bytes.
+    """
+    cdef Py_ssize_t i = past_blanks(p, count, True)
+    cdef Py_ssize_t size = deallocate_at(p + i, count - i, name)
+    i += size
+    if size == 0 or i + past_blanks(p + i, count - i, True) < count:
+        return 0
+    return <Py_ssize_t>strlen(name)
+
+
+cdef Py_ssize_t past_statement(const char* p, Py_ssize_t count) noexcept:
+    """How many bytes stand at *p* up to the semicolon that ends a statement."""
+    cdef Py_ssize_t i = 0, size
+    cdef int c
+    while i < count and p[i] != 0x3B:
+        c = <unsigned char>p[i]
+        size = 0
+        if is_of_name(c):
+            while i + size < count and (
+                    is_of_name(<unsigned char>p[i + size]) or p[i + size] == 0x24):
+                size += 1
+            if size == 1 and (c | 0x20) == 0x65 and i + 1 < count and p[i + 1] == 0x27:
+                size += past_escapes(p + i + 1, count - i - 1)      # E''
+        elif c == 0x27 or c == 0x22 or c == 0x24:
+            size = past_quotes(p + i, count - i)
+        elif c == 0x2D or c == 0x2F:
+            size = past_comment(p + i, count - i)
+        i += size if size else 1
+    return min(i, count)
+
+
+cdef Py_ssize_t past_escapes(const char* p, Py_ssize_t count) noexcept:
+    """How many bytes the string at *p* takes, in which a backslash escapes."""
+    cdef Py_ssize_t i = 1
+    while i < count and p[i] != 0x27:
+        i += 2 if p[i] == 0x5C else 1
+    return i + 1
+
+
+cdef Py_ssize_t next_deallocated(const char* p, Py_ssize_t count, char* name) noexcept:
+    """How many bytes stand at *p* to the end of the first DEALLOCATE of one name.
+
+    0: there is none. *name* has room for 64 bytes. In a text of several statements the
+    next one may stand behind it. In a string, or a function's body, none is seen.
     """
     cdef Py_ssize_t i = 0, size
     while i < count:
-        i += blanks(p + i, count - i, True)
+        i += past_blanks(p + i, count - i, True)
         size = deallocate_at(p + i, count - i, name)
         if size:
             return i + size
-        i += behind_statement(p + i, count - i)
+        i += past_statement(p + i, count - i)
     return 0
-
-
-cdef Py_ssize_t deallocated(const char* p, Py_ssize_t count, char* name) noexcept:
-    """Is this text DEALLOCATE of one name, and nothing else? Its size, else 0."""
-    cdef Py_ssize_t i, size
-    if count > LONGEST_DEALLOCATE:
-        return 0
-    i = blanks(p, count, True)
-    size = deallocate_at(p + i, count - i, name)
-    i += size
-    if size == 0 or i + blanks(p + i, count - i, True) < count:
-        return 0
-    return <Py_ssize_t>strlen(name)
 
 
 cdef bint has_word(const char* p, Py_ssize_t count, const char* word,
@@ -499,15 +449,14 @@ def speaks_of_deallocating(bytes text not None):
 def all_deallocated(bytes text not None):
     """The names in every DEALLOCATE of one; for tests."""
     cdef char name[LONGEST_SQL_NAME + 1]
-    cdef Py_ssize_t at = 0, size
-    found = []
-    while True:
-        size = next_deallocated(
-            <const char*>text + at, len(text) - at, name)
-        if size == 0:
-            return found
+    cdef Py_ssize_t at = 0, size = 1
+    cdef list found = []
+    while size:
+        size = next_deallocated(<const char*>text + at, len(text) - at, name)
         at += size
-        found.append(<bytes>name)
+        if size:
+            found.append(<bytes>name)
+    return found
 
 
 def speaks_of_setting(bytes text not None):

@@ -51,6 +51,7 @@ cdef struct Owed:
     # Of a Parse without a name: Client.unnamed; of a Bind or Describe with one: the
     # number of its statement; else 0.
     uint64_t about
+    uint64_t made               # ... and NameEntry.made of the name; else anything
     PyObject* note              # owned; a statements.Pending, or NULL
     uint64_t behind             # the last note that was made when it came
 

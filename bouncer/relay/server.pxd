@@ -12,7 +12,6 @@ from bouncer.relay.ledger cimport Ledger, Owed
 from bouncer.relay.pool cimport Pool
 from bouncer.relay.statements cimport Pending, Prepared, PreparedSet, Unnamed
 from bouncer.relay.tracked cimport TrackedParams
-from bouncer.wire.framer cimport Buf
 
 cdef enum ServerState:
     SV_LOGIN = 0
@@ -87,8 +86,8 @@ cdef class Server(Stream):
         bint fatal              # its client has read a FATAL of it
         bint doubting           # it has contradicted what we know of *prepared*
         uint64_t forgetting     # what was parsed up to this note is perhaps gone soon
+        list lent               # names that texts may deallocate (Client.lend), or None
         bytes reworded          # what goes out instead of this message; None: that
-        list lent               # names that texts may deallocate; None: not ours
         uint64_t unnamed        # which Parse its unnamed statement is from; 0: none
         uint64_t bound          # number of the statement of the last Bind that worked
         bint changing           # what it runs has changed the database
@@ -126,7 +125,8 @@ cdef class Server(Stream):
     cdef set undo(self, uint32_t count, bint failed)
     cdef int bury(self, set unborn) except -1
     cdef int probe(self) except -1
-    cdef int take_back(self, Buf* composed) except -1
+    cdef bytes take_back(self)
+    cdef bint is_lending_for_query(self) except -1
     cdef int note_deallocated(self, Client client) except -1
     cdef bint can_answer_now(self) except -1
     cdef int crowd(self) except -1

@@ -37,8 +37,7 @@ from bouncer.wire.codes cimport (
     BE_PARAMETER_STATUS, BE_READY, FE_BIND, FE_CLOSE, FE_DESCRIBE, FE_EXECUTE,
     FE_FUNCTION_CALL, FE_PARSE, FE_QUERY, FE_SYNC, STATUS_FAILED, STATUS_IDLE,
     STATUS_IN_TRANSACTION)
-from bouncer.wire.framer cimport (
-    HEADER, Buf, be32, buf_append, buf_free, buf_room, buf_size, put32)
+from bouncer.wire.framer cimport HEADER, be32, buf_size
 from bouncer.wire.resets import ANY
 
 cdef enum:
@@ -317,6 +316,10 @@ cdef class Server(Stream):
                     if self.closed:
                         return count
                 elif code == BE_ERROR:
+                    if self.lent is not None and self.is_lending_for_query():
+                        # That Query would be skipped, and no Sync would follow it.
+                        self.end("preparing for DEALLOCATE failed", True, True, "08P01")
+                        return count
                     self.note_error(p[pos + HEADER:pos + total])
                 else:
                     self.note_tag(p + pos + HEADER, total - HEADER)
@@ -486,46 +489,45 @@ cdef class Server(Stream):
         be run: behind extended messages and a Query without a Sync between PostgreSQL
         18 may still be in a transaction that it has told to be over.
         """
-        cdef Buf packet
-        packet.data = NULL
-        packet.start = packet.end = packet.capacity = 0
-        if self.lent is not None:
-            self.close_needed |= self.ledger.unsure     # whose is which answer then?
-            self.take_back(&packet)
-        buf_append(&packet, b"Q\0\0\0\5\0", 6)
+        cdef bytes packet = b"Q\0\0\0\5\0"
+        if self.lent is not None and self.ledger.unsure:
+            self.close_needed = True    # whose would their answers be?
+        elif self.lent is not None:
+            packet = self.take_back() + packet
+        self.lent = None
         self.ledger.push(FE_QUERY, SWALLOW, None)
         self.ledger.unsure = self.ledger.probed = self.ledger.mixed = False
         self.ledger.unsynced = False
         self.unnamed = 0                # a Query destroys it
-        try:
-            return self.send(packet.data, packet.end)
-        finally:
-            buf_free(&packet)
+        return self.send(<const char*>packet, len(packet))
 
-    cdef int take_back(self, Buf* composed) except -1:
-        """Close what was lent (Client.lend) and not deallocated."""
-        cdef set left = set() if self.lent is None else set(self.lent)
-        cdef bytes name
+    cdef bytes take_back(self):
+        """What closes that which was lent (Client.lend) and not deallocated."""
+        cdef bytes packet = b""
+        for name in set(self.lent or ()):
+            if name is not None:
+                size = (len(name) + 6).to_bytes(4, "big")
+                packet += b"C" + size + b"S" + name + b"\0"
+                self.ledger.push(FE_CLOSE, SWALLOW, None)
         self.lent = None
-        left.discard(None)
-        for name in left:
-            buf_append(composed, b"C", 1)
-            put32(buf_room(composed, 4), <uint32_t>(len(name) + 6))
-            composed.end += 4
-            name = b"S" + name + b"\0"
-            buf_append(composed, name, len(name))
-            self.ledger.push(FE_CLOSE, SWALLOW, None)
-        return 0
+        return packet
+
+    cdef bint is_lending_for_query(self) except -1:
+        """Does it still prepare what is lent for a Query?"""
+        cdef uint32_t i = 0
+        while i < self.ledger.count and self.ledger.at(i).action == SWALLOW:
+            i += 1
+        return 0 < i < self.ledger.count and self.ledger.at(i).kind == FE_QUERY
 
     cdef int note_deallocated(self, Client client) except -1:
-        """PostgreSQL has run the next DEALLOCATE of those that texts had names for."""
+        """PostgreSQL has run the next DEALLOCATE of those that names are lent for."""
         cdef bytes name = self.lent.pop(0)
         cdef NameEntry* entry
         if name is None or client is None or client.names is None:
             return 0
         entry = client.names.entry_of(name, len(name))
-        if entry != NULL and self.ledger.count \
-                and entry.made <= self.ledger.at(0).behind:
+        if (entry != NULL and self.ledger.count
+                and entry.made <= self.ledger.at(0).behind):
             client.names.take_out(name, len(name))
         return 0
 
@@ -1398,6 +1400,7 @@ cdef class Server(Stream):
         cdef Client client = self.client
         cdef NameTable names
         cdef Pending pending
+        cdef uint64_t made = 0          # which of several names is meant; 0: not noted
         cdef uint32_t i
         if (head.note != NULL and isinstance(<object>head.note, Pending)
                 and (<Pending>head.note).name is not None):
@@ -1405,8 +1408,11 @@ cdef class Server(Stream):
         names = None if client is None else client.names
         if names is None or not number.isdigit():
             return None
-        # One of the same text that was parsed behind it is not meant.
-        name = names.name_of(int(number), head.behind)
+        if head.about and (head.kind == FE_BIND or head.kind == FE_DESCRIBE):
+            made = head.made
+            name = names.name_made(made)
+        else:
+            name = names.name_of(int(number), head.behind)
         if name is not None:
             return name
         # It has been closed meanwhile, by a Close that is answered behind this.
@@ -1414,8 +1420,9 @@ cdef class Server(Stream):
             head = self.ledger.at(i)
             if head.kind == FE_CLOSE and head.action == FAKE and head.note != NULL:
                 pending = <Pending>head.note
-                if pending.statement is not None \
-                        and pending.statement.number == int(number):
+                if pending.statement is not None and (
+                        pending.made == made if made
+                        else pending.statement.number == int(number)):
                     return pending.name
         return None
 
@@ -1480,6 +1487,7 @@ cdef class Server(Stream):
         """May another client have it? When in doubt, no (design D5)."""
         return (self.ledger.is_even() and self.remain == 0 and not self.dirty
                 and self.status == STATUS_IDLE and self.tracked is not None
+                and self.lent is None
                 and self.held.end == self.held.start
                 and self.out.end == self.out.start and not self.broken)
 
@@ -1494,6 +1502,7 @@ cdef class Server(Stream):
             ("a COPY is open", self.ledger.copy != COPY_NONE),
             ("a transaction is open", self.status != STATUS_IDLE),
             ("its parameters are not known", self.tracked is None),
+            ("it has statements that were lent", self.lent is not None),
             ("bytes of it are held", self.held.end != self.held.start),
             ("bytes for it are unsent", self.out.end != self.out.start),
             ("it cannot be written to", self.broken),

@@ -68,6 +68,7 @@ cdef class NameTable:
     cdef Statement remove(self, NameEntry** where)
     cdef int forget(self, uint64_t upto) except -1
     cdef bytes name_of(self, uint64_t number, uint64_t upto)
+    cdef bytes name_made(self, uint64_t made)
     cdef int clear(self) except -1
 
 

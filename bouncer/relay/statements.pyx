@@ -318,6 +318,13 @@ cdef class NameTable:
             entry = entry.earlier
         return None if entry == NULL else <bytes>entry.name
 
+    cdef bytes name_made(self, uint64_t made):
+        """The name that this note has made, or None."""
+        cdef NameEntry* entry = self.last
+        while entry != NULL and entry.made != made:
+            entry = entry.earlier
+        return None if entry == NULL else <bytes>entry.name
+
     def items(self):
         """(name, Statement) pairs, as they were parsed."""
         cdef NameEntry* entry = self.first

@@ -382,6 +382,13 @@ PIPELINES = {
     "1c name of a statement in an error, made twice": (
         'P("s2","values (1)") B("c1","s2","3") P("s1","values (1)") S'
     ),
+    "1c name of a statement in an error, its Close skipped": (
+        'P("s2","select $1::int + 1") S B("","") C("S","s2") S B("c1","s2") S'
+    ),
+    "1c name of a statement in an error, the first of two": (
+        'P("s2","values (1)") P("s1","values (1)") S | B("c1","s2","3") S'
+        ' | B("","s2","3") C("S","s2") S'
+    ),
     "2d DEALLOCATE in a skipped message": (
         'P("k","select 5") S | P("","selec") P("","deallocate all") B E S B("","k") E S'
     ),

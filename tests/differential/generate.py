@@ -207,8 +207,7 @@ class Writer:
         if not self.names or (self.in_trouble and not self.may("behind failures")):
             return
         name = self.dice.choice(sorted(self.names))
-        self.put("Q", self.dice.choice(texts.DEALLOCATING).format(name))
-        self.unnamed = None
+        self.simple(self.dice.choice(texts.DEALLOCATING).format(name))
         if not self.in_trouble:
             del self.names[name]
 

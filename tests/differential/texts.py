@@ -132,10 +132,12 @@ DISCARDS_ALL = ("discard all", "-- a note\ndiscard all", " /**/ DISCARD /* all *
 # Of what was prepared by the protocol.
 DEALLOCATING = [
     "deallocate {}",
+    "deallocate {}",
     "deallocate prepare {};;",
     "/* a note */ deallocate {} -- s1",
     "select 7; deallocate {}",
     "deallocate {}; select 7",
+    "select 'deallocate s1; '; deallocate nobody; deallocate {}",
 ]
 # What lives as long as a session, which only session pooling promises.
 OF_A_SESSION = [

@@ -192,6 +192,20 @@ def test_name_of_a_refused_parse_may_be_taken_again(live):
     assert f.rows(got) == [b"fine"]
 
 
+def test_names_that_a_server_has_for_a_deallocate_are_still_taken_back(live):
+    """What a text left of them stayed at the server, for whoever came next."""
+    live.ask(f.parse("s", "select s"), f.parse("t", "select t"), f.SYNC)
+    live.ask(f.query("begin"))
+    live.ask(f.query("select 1; deallocate s; fail; deallocate t"))
+    live.succeed()
+    backend = live.relay.servers[0].backend
+    assert set(backend.statements) >= {"t"}
+    live.ask(f.query("rollback"))
+    assert not {"s", "t"} & set(backend.statements)
+    assert f.codes(live.ask(f.bind("s"), f.execute(), f.SYNC)) == "EZ"
+    assert f.codes(live.ask(f.bind("t"), f.execute(), f.SYNC)) == "2DCZ"
+
+
 def test_answers_under_way_reach_their_client(live):
     """Syncs of a pipeline, an error, a statement that is skipped, our own Close."""
     live.relay.pool.max_prepared = 1

@@ -5,6 +5,8 @@ server has the statement under a name of ours: it said 26000, and in a transacti
 that came behind it failed.
 """
 
+import struct
+
 import pytest
 
 from bouncer.relay.intent import all_deallocated, speaks_of_deallocating
@@ -13,14 +15,16 @@ from tests.relay.backend import Backend
 from tests.relay.harness import DEFAULTS, SESSION, STATEMENT, TRANSACTION, give_backends
 
 MADE = f.parse("s", "select s") + f.SYNC
-GONE = f.query("deallocate s")
+GONE_TEXT = "deallocate s"
+GONE = f.query(GONE_TEXT)
+
+
+USED = f.bind("s") + f.execute() + f.SYNC
 
 
 def run(text: str) -> bytes:
     return f.parse("", text) + f.bind("") + f.execute() + f.SYNC
 
-
-USED = f.bind("s") + f.execute() + f.SYNC
 
 TEXTS = {
     b"deallocate s": b"s",
@@ -200,6 +204,23 @@ CONVERSATIONS = {
         + f.query("select 2; deallocate s") + f.SYNC,
         USED,
     ],
+    "bound, not executed, and another in a text": [
+        MADE + f.parse("t", "select t") + f.SYNC,
+        f.query("begin"),
+        f.parse("", "deallocate s") + f.bind("") + f.SYNC,
+        f.query("select 1; deallocate t"),
+        USED,
+        f.bind("t") + f.execute() + f.SYNC,
+        f.query("rollback"),
+    ],
+    "in a text that fails before, then another in the transaction": [
+        MADE + f.parse("t", "select t") + f.SYNC,
+        f.query("begin; deallocate nobody; deallocate s"),
+        f.query("rollback; begin; deallocate t"),
+        f.query("commit"),
+        USED,
+        f.bind("t") + f.execute() + f.SYNC,
+    ],
     "in a text, with a goodbye": [
         MADE,
         f.query("select 1; deallocate s") + f.TERMINATE,
@@ -279,9 +300,102 @@ def test_next_client_finds_nothing_that_was_lent_for_a_deallocate(relay, unit, t
     assert r.reasons == [] and len(r.servers) == 1
 
 
-def test_text_with_too_many_deallocates_is_sent_as_it_is(relay):
+@pytest.mark.parametrize(
+    "text",
+    ["deallocate nobody;" * 50 + "deallocate s;" * 51, "select 1;" * 1000 + GONE_TEXT],
+    ids=["too many", "too long"],
+)
+def test_text_that_is_too_much_to_look_at_is_sent_as_it_is(relay, text):
+    """It is PostgreSQL's to say that it knows no such name; nothing is lost."""
     r = give_backends(relay())
     client = r.client()
     client.ask(MADE)
-    client.ask(f.query("deallocate nobody;" * 50 + "deallocate s;" * 51))
+    assert len(f.errors(client.ask(f.query(text)))) == 1
     assert f.rows(client.ask(USED)) == [b"s"]
+    assert r.reasons == []
+
+
+def test_query_without_its_end_is_looked_at_within_its_bytes(relay):
+    """Its text was to be looked at up to a zero byte: of whatever stood behind it."""
+    r = relay()
+    client = r.client()
+    client.send(MADE)
+    server = r.servers[0]
+    server.send(f.PARSE_COMPLETE, f.ready())
+    server.take()
+    torn = f.message(b"Q", b"select 1; deallocate s")
+    client.send(torn + f.query("deallocate s"))
+    assert server.take() == torn
+
+
+def test_client_is_told_when_what_its_deallocate_needs_fails(relay):
+    """A cancel can strike it: PostgreSQL would skip all up to a Sync, for ever."""
+    r = relay()
+    client, other = r.client(), r.client()
+    client.send(MADE)
+    server = r.servers[0]
+    server.send(f.PARSE_COMPLETE, f.ready())
+    client.take()
+    server.take()
+    client.send(f.query("select 1; deallocate s"))
+    assert f.codes(server.take()) == "CPQ"
+    server.send(f.CLOSE_COMPLETE, f.error("57014", "canceling statement"))
+    assert f.codes(client.take()) == "E"
+    assert client.ended
+    other.send(f.query("select 2"))
+    assert f.codes(r.servers[1].take()) == "Q"
+
+
+@pytest.mark.parametrize(("text", "values"), [("$1", 2), ("1", 1), ("$1, $2", 1)])
+def test_what_is_lent_cannot_be_executed_for_the_clients_own(relay, text, values):
+    """EXECUTE before the DEALLOCATE of a text would do nothing, and say that it had."""
+    r = relay()
+    client = r.client()
+    client.send(f.parse("s", f"select {text}"), f.SYNC)
+    server = r.servers[0]
+    server.send(f.PARSE_COMPLETE, f.ready())
+    client.take()
+    server.take()
+    client.send(f.query("execute s; deallocate s"))
+    messages, _ = f.split(server.take())
+    assert messages[1] == (
+        b"P",
+        b"s\0\0" + struct.pack(f"!h{values}i", values, *[0] * values),
+    )
+
+
+def test_error_in_an_extended_deallocate_ends_nobody(relay):
+    """There a Sync of the client follows."""
+    r = relay()
+    client = r.client()
+    client.send(MADE)
+    server = r.servers[0]
+    server.send(f.PARSE_COMPLETE, f.ready())
+    client.take()
+    server.take()
+    client.send(f.parse("", GONE_TEXT), f.FLUSH)
+    server.send(f.PARSE_COMPLETE)
+    client.send(f.bind("") + f.execute() + f.SYNC)
+    assert f.codes(server.take()) == "PHCPBES"
+    server.send(f.CLOSE_COMPLETE, f.error("57014", "canceling statement"), f.ready())
+    assert f.codes(client.take()) == "1EZ"
+    assert f.codes(server.take()) == "CQ"
+    server.send(f.CLOSE_COMPLETE, f.EMPTY_QUERY, f.ready())
+    assert server.server.clean
+    assert not client.ended
+
+
+def test_text_whose_names_cannot_be_prepared_ends_and_does_not_hang(relay):
+    """PostgreSQL would skip the text up to a Sync, which nobody sends."""
+    r = relay()
+    client, other = r.client(), r.client()
+    client.send(MADE)
+    server = r.servers[0]
+    server.send(f.PARSE_COMPLETE, f.ready())
+    client.take()
+    client.send(f.query("select 1; deallocate s"))
+    server.send(f.CLOSE_COMPLETE, f.error("53200", "out of memory"))
+    assert f.errors(client.take()) == ["preparing for DEALLOCATE failed"]
+    assert client.client.closed and server.server.closed
+    other.send(f.query("select 2"))
+    assert r.servers[1].take() == f.query("select 2")
