@@ -25,6 +25,7 @@ from ha.layouts import (
 )
 from ha.parts import capped, descriptors, idle_limit, listen_addr, per_balancer, room
 from ha.render import Rendered
+from tests.ha.test_lint import TIMERS
 from tests.ha.test_render import (
     SOURCE,
     ini_files,
@@ -204,16 +205,7 @@ def test_descriptors_are_two_for_each_client_and_room_for_files(
 # Timers
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "client_idle_timeout",
-        "query_timeout",
-        "query_wait_timeout",
-        "transaction_timeout",
-        "idle_transaction_timeout",
-    ],
-)
+@pytest.mark.parametrize("setting", TIMERS)
 def test_haproxys_timers_are_twice_the_longest_of_the_pooler(
     setting: str, tmp_path: Path
 ) -> None:

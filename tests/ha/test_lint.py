@@ -15,6 +15,14 @@ from ha.lint import findings
 from ha.rules import RULES
 from ha.subject import Subject
 
+# What the pooler ends by itself, so that HAProxy's timers must be longer.
+TIMERS = (
+    "client_idle_timeout",
+    "query_timeout",
+    "query_wait_timeout",
+    "transaction_timeout",
+    "idle_transaction_timeout",
+)
 GOOD = """\
 global
     maxconn 5000

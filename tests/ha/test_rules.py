@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from ha.lint import findings, read
-from tests.ha.test_lint import GOOD, OUTER, POOL_CHECK, POOL_SERVERS, inis, pooler
+from tests.ha.test_lint import (
+    GOOD,
+    OUTER,
+    POOL_CHECK,
+    POOL_SERVERS,
+    TIMERS,
+    inis,
+    pooler,
+)
 
 SOCKET = "stats socket /run/haproxy/admin.sock mode 660 level admin"
 WEIGHTS = "weight 100 maxconn 90\n    server n1 192.0.2.21:5432 check port 8008\n"
@@ -218,16 +226,7 @@ def test_maxconn_stays_below_max_client_conn(
     assert said("maxconn-above-pooler", text, inis(), tmp_path) == what
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "client_idle_timeout",
-        "query_timeout",
-        "query_wait_timeout",
-        "transaction_timeout",
-        "idle_transaction_timeout",
-    ],
-)
+@pytest.mark.parametrize("setting", TIMERS)
 def test_every_timer_of_the_pooler_is_below_haproxys(
     setting: str, tmp_path: Path
 ) -> None:

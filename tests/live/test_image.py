@@ -1,6 +1,5 @@
 """What the image makes of its variables, run before a PostgreSQL that wants SCRAM."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 
 from tests.replay.pooler import wait_for
 from tests.support.ground import PASSWORDS, Ground, Postgres
+from tests.support.scripts import loaded
 
 PATH = Path(__file__).resolve().parents[2] / "docs/packaging/docker/entrypoint.py"
 
@@ -18,10 +18,7 @@ def test_image_is_warm_before_a_client_comes_and_reaches_a_server_with_scram(
     pooler: Any, postgres: Postgres, lab: Ground, auth_type: str
 ) -> None:
     """`wrong password type`: an md5 hash was written; no server waited for anybody."""
-    spec = importlib.util.spec_from_file_location("entrypoint", PATH)
-    assert spec is not None and spec.loader is not None
-    entrypoint = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(entrypoint)
+    entrypoint = loaded(PATH)
     directory, port = lab.directory(), lab.free_port()
     user, password = "u_scram", PASSWORDS["u_scram"]
     ini = directory / "image.ini"

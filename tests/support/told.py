@@ -188,13 +188,11 @@ def every(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for package in ("bouncer", "admin"):
         for path in sorted((root / package).rglob("*.py*")):
-            if "check" in path.relative_to(root).parts or path.suffix not in (
-                ".py",
-                ".pyx",
-            ):
+            inside = path.relative_to(root)
+            if "check" in inside.parts or path.suffix not in (".py", ".pyx"):
                 continue
             read = in_python if path.suffix == ".py" else in_cython
             for text in read(path):
                 if re.search("[a-z]", text):
-                    found.setdefault(text, str(path.relative_to(root)))
+                    found.setdefault(text, str(inside))
     return found

@@ -1,6 +1,5 @@
 """The image's entry point: environment in, configuration out; ours must load it."""
 
-import importlib.util
 import os
 import re
 import socket
@@ -14,6 +13,7 @@ import pytest
 from bouncer.config.load import load
 from bouncer.config.settings import Configuration
 from bouncer.config.userlist import UserList
+from tests.support.scripts import loaded
 
 ROOT = Path(__file__).resolve().parents[3]
 PATH = ROOT / "docs" / "packaging" / "docker" / "entrypoint.py"
@@ -21,11 +21,7 @@ PATH = ROOT / "docs" / "packaging" / "docker" / "entrypoint.py"
 
 @pytest.fixture(scope="module")
 def entrypoint() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("entrypoint", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(PATH)
 
 
 class Image:

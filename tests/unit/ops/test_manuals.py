@@ -4,7 +4,6 @@ import importlib.util
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,7 @@ from bouncer.arguments import Parser, commands_of
 from bouncer.options import LONG
 from bouncer.pybouncer import every_command
 from tests.conftest import missing
+from tests.support.scripts import loaded
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,10 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for needed in ("argparse_manpage", "shtab"):
         if importlib.util.find_spec(needed) is None:
             missing(f"needs {needed}: pip install 'pybouncer[manuals]'")
-    place = ROOT / "docs/packaging/manuals.py"
-    spec: Any = importlib.util.spec_from_file_location("manuals", place)
-    manuals = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(manuals)
+    manuals = loaded(ROOT / "docs/packaging/manuals.py")
     written = manuals.write(tmp_path_factory.mktemp("manuals"))
     return {path.name: path for path in written}
 

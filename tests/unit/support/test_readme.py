@@ -1,6 +1,5 @@
 """The README: its figures are those that were measured, its links lead somewhere."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from bouncer import COMPATIBLE_VERSION
+from tests.support.scripts import loaded
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "README.md").read_text()
@@ -24,11 +24,7 @@ FIGURES = {
 @pytest.fixture(scope="module")
 def wheels() -> Any:
     """The script that builds a release."""
-    place = ROOT / "docs/packaging/wheels.py"
-    spec: Any = importlib.util.spec_from_file_location("wheels", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "docs/packaging/wheels.py")
 
 
 @pytest.mark.parametrize("figure", FIGURES)

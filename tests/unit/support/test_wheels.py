@@ -1,6 +1,5 @@
 """What a release is made of: which Pythons and machines, and what proves a wheel."""
 
-import importlib.util
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 import bouncer
+from tests.support.scripts import loaded
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -18,11 +18,7 @@ CIBUILDWHEEL = PROJECT["tool"]["cibuildwheel"]
 @pytest.fixture
 def wheels() -> Any:
     """The script that builds a release."""
-    place = ROOT / "docs/packaging/wheels.py"
-    spec: Any = importlib.util.spec_from_file_location("wheels", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "docs/packaging/wheels.py")
 
 
 def test_cibuildwheel_builds_the_same(wheels: Any) -> None:
