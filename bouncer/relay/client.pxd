@@ -148,7 +148,7 @@ cdef class Client(Stream):
                             const char* rest, Py_ssize_t left, bint whole) except -2
     cdef int put_stand_in(self, Statement statement, Buf* composed) except -1
     cdef Py_ssize_t close_statement(self, const char* name, Py_ssize_t size,
-                                    Py_ssize_t total) except -2
+                                    Py_ssize_t total, Buf* composed) except -2
     cdef int change_unnamed(self, Server server, const char* p,
                             Py_ssize_t count) except -1
     cdef int keep_unnamed(self, const char* p, Py_ssize_t count) except -1

@@ -710,7 +710,7 @@ cdef class Client(Stream):
         if code == FE_CLOSE:
             if here < total:
                 return -1
-            return self.close_statement(name, size, total)
+            return self.close_statement(name, size, total, composed)
         if code == FE_PARSE and here < total and total <= MOST_TEXT:
             return -1               # kept whole: its text is the statement's key
         if code == FE_PARSE and self.has_no_room(name, size, total):
@@ -1357,7 +1357,7 @@ cdef class Client(Stream):
         return 0
 
     cdef Py_ssize_t close_statement(self, const char* name, Py_ssize_t size,
-                                    Py_ssize_t total) except -2:
+                                    Py_ssize_t total, Buf* composed) except -2:
         """Never reaches the server: other clients may share the statement."""
         cdef Statement statement = None
         cdef Server server = self.server
@@ -1366,6 +1366,13 @@ cdef class Client(Stream):
         cdef uint64_t made = 0
         if self.names is not None:
             entry = self.names.entry_of(name, size)
+        if (server is not None and server.ledger.syncs
+                and not server.ledger.is_reading_copy()
+                and (entry == NULL or server.ledger.is_open(entry.made))
+                and server.ledger.is_open(self.last_close)):
+            # One that PostgreSQL skips gives the name back; this one frees it then.
+            self.await_answers(server, composed)
+            return -1
         if entry != NULL:
             made = entry.made
             statement = self.names.take_out(name, size)

@@ -726,7 +726,8 @@ cdef class Server(Stream):
             self.minds ^= MAY_RESET
             self.said.answered(status == STATUS_IDLE)
         if self.held_up:
-            if self.held_up & AWAITED:
+            if (self.held_up & AWAITED and pool.mode != SESSION
+                    and not client.replication):
                 self.release_due = True     # it has more to say, which waited for this
             self.poller.later.append(client.pump)
         if self.ledger.unsure and client.sent_whole():

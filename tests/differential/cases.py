@@ -445,6 +445,17 @@ FOUND = {
     "differ Bind behind a failing DEALLOCATE, Parse not synced": (
         'P("s","select 4") Q("deallocate nobody") B("","s") S'
     ),
+    "differ Flush behind a RESET in a session": (
+        'application_name="started" P("s2","select $1") P("","reset all") B E S H'
+        ' | B("","s2","5") E S | Q("prepare own as select 1") H | Q("select 2")'
+    ),
+    "differ Close again behind one that was skipped": (
+        'P("s2","select 1") E C("S","s2") S C("S","s2") P("s2","select 2") S B("","s2") E S'
+    ),
+    "differ Close of a name made behind one that was skipped": (
+        'P("s2","select 1") S | E C("S","s2") P("s2","select 2") S C("S","s2")'
+        ' P("s2","select 3") S B("","s2") E S'
+    ),
     "differ Close and Parse skipped": (
         'P("s","select 4") E("c2") C("S","s") P("s","select 5") S B("","s") E S'
     ),
