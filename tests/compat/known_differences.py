@@ -75,7 +75,7 @@ KNOWN |= {
 KNOWN |= {
     "wire ps_sql_deallocate": Difference(
         "a name of the protocol can be deallocated by SQL",
-        "`DEALLOCATE name` in a Query",
+        "`DEALLOCATE name` of a statement",
     ),
     "wire pool_client_leaves_mid_query": Difference(
         "what it has asked for is run to the end", "Terminate, or half a connection"
