@@ -273,11 +273,18 @@ class Site:
         return self.balancers[host].haproxy
 
     def wait_usable(self, host: str, backend: str, *servers: str) -> None:
-        """Wait until exactly these servers get sessions."""
+        """Wait until exactly these servers get sessions, and every one was checked.
+
+        HAProxy calls a server up at its start, and cuts its sessions if the first check
+        says otherwise.
+        """
 
         def usable() -> set[str]:
             rows = self.haproxy(host).picture().of_kind("server")
-            return {row.name for row in rows if row.proxy == backend and row.usable}
+            mine = [row for row in rows if row.proxy == backend]
+            if any(row.check_status == "INI" for row in mine):
+                return set()
+            return {row.name for row in mine if row.usable}
 
         # Slow starts and checks of a loaded machine.
         wait_for(lambda: usable() == set(servers), 20)

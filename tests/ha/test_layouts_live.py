@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import psycopg
@@ -27,7 +26,22 @@ SHAPES: dict[str, dict[str, Any]] = {
     "vip": {"poolers": 2, "balancers": 2},
     "regions": {"poolers": 2, "balancers": 1},
 }
-READ_PORT = ("db-hosts", "split", "regions")
+# Whose servers must have passed their checks before clients come: balancer, backend,
+# servers.
+SERVING: dict[str, list[tuple[str, ...]]] = {
+    "farm": [("lb1", "site", "p1", "p2", "p3")],
+    "patroni": [
+        ("lb1", "site", "p1", "p2"),
+        ("p1", "pg_rw", "n1"), ("p1", "pg_ro", "n2"),
+        ("p2", "pg_rw", "n1"), ("p2", "pg_ro", "n2"),
+    ],
+    "db-hosts": [("lb1", "rw", "n1"), ("lb1", "ro", "n2")],
+    "cascade": [("lb1", "central", "c1", "c2")],
+    "split": [("lb1", "rw", "p1", "p2"), ("lb1", "ro", "p1-ro", "p2-ro")],
+    "vip": [("lb1", "site", "p1", "p2")],
+    "regions": [("lb1", "rw", "p1", "p2")],
+}  # fmt: skip
+READ_PORT = ("db-hosts", "split")
 
 
 def is_standby(link) -> bool:
@@ -43,32 +57,18 @@ def test_layout_starts_and_serves_clients(site, layout):
         running.balancers["lb2"].stop()
     if layout == "cascade":
         entry = "p1"
-    connect = connecting(running, entry)
-    with connect(running.inventory.ports.write if layout != "cascade" else 6432) as c:
-        assert not is_standby(c)
-        c.execute("create temp table t as select 1 as a")
-    if layout in READ_PORT and layout != "regions":
-        with connect(running.inventory.ports.read) as c:
-            assert is_standby(c)
+    for balancer, backend, *servers in SERVING[layout]:
+        running.wait_usable(balancer, backend, *servers)
+    ports = running.inventory.ports
+    with running.connect(entry, 6432 if layout == "cascade" else ports.write) as link:
+        assert not is_standby(link)
+        link.execute("create temp table t as select 1 as a")
+    if layout in READ_PORT:
+        with running.connect(entry, ports.read) as link:
+            assert is_standby(link)
     if layout == "patroni":
-        with connect(running.inventory.ports.write, dbname="app_ro") as c:
-            assert is_standby(c)
-
-
-def connecting(running, entry):
-    """A function that connects to *entry*, for as long as checks take to come up."""
-
-    def connect(port: int, **more):
-        ends = time.monotonic() + 20
-        while True:
-            try:
-                return running.connect(entry, port, **more)
-            except psycopg.OperationalError:
-                if time.monotonic() > ends:
-                    raise
-                time.sleep(0.1)
-
-    return connect
+        with running.connect(entry, ports.write, dbname="app_ro") as link:
+            assert is_standby(link)
 
 
 def cancel_when_it_runs(running, link) -> None:
