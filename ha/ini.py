@@ -7,6 +7,7 @@ differ between hosts is replaced, each time with the reason beside it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from bouncer.auth.secrets import SCRAM, kind_of
 from bouncer.config.connstr import BadConnstr, pairs
 from bouncer.config.ini import IniError, Place, read_file, read_ini
-from bouncer.config.load import load
+from bouncer.config.load import BESIDE, load
 from bouncer.config.settings import Settings
 from bouncer.config.userlist import UserList
 from bouncer.errors import ConfigError
@@ -26,7 +27,10 @@ BARE_KEY = re.compile(r"[A-Za-z0-9_.*-]+")
 
 @dataclass(slots=True)
 class Source:
-    """The items of an ini file as they were written, and its settings as they count."""
+    """The items of an ini file as they were written, and its settings as they count.
+
+    Those of `FILE.pybouncer` beside it are among them, as they are for the pooler.
+    """
 
     path: str
     sections: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -61,6 +65,8 @@ class Source:
         try:
             source.settings = load(path).settings
             read_ini(path, source)
+            if os.path.lexists(path + BESIDE):
+                read_ini(path + BESIDE, source)
         except IniError as problem:
             raise HAError(f"{path}: {problem}") from None
         except ConfigError as problem:

@@ -10,16 +10,19 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from bouncer.config.params import OURS
 from ha.errors import InventoryError
 from ha.ini import Item, Source, replaced
 from ha.inventory import Balancer, Inventory, Pooler
 from ha.parts import (
+    READERS,
     Host,
     Listen,
     PoolerFile,
     balancer_hosts,
     balancer_networks,
     client_bind,
+    own_sections,
     per_balancer,
     pointed_databases,
     pooler_file,
@@ -128,7 +131,7 @@ def write_and_read(source: Source, write: int, read: int) -> list[Item]:
             source, "127.0.0.1", write, why="writes: HAProxy knows the primary"
         ),
         *pointed_databases(
-            source, "127.0.0.1", read, "_ro", "reads: HAProxy knows the standbys"
+            source, "127.0.0.1", read, READERS, "reads: HAProxy knows the standbys"
         ),
     ]
 
@@ -326,8 +329,8 @@ def outer_pooler(inventory: Inventory, source: Source, pooler: Pooler) -> Pooler
         shared_by=0,
     )
     # No balancer asks this one anything.
-    own = source.of("pybouncer") if inventory.ours else {}
-    file.ours = [Item(key, value) for key, value in own.items()]
+    names = [item.key for item in databases]
+    file.ours = own_sections(inventory, source, names, [])
     return file
 
 
@@ -532,7 +535,7 @@ def kubernetes(inventory: Inventory, source: Source) -> list[Host]:
         ],
         shared_by=names.replicas,
     )
-    for items in (file.main, file.ours):
+    for items in (file.main, file.ours.get(OURS, [])):
         for place, item in enumerate(items):
             if item.key == "peer_id":
                 items[place] = replace(item, value=PEER_ID)

@@ -10,6 +10,8 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from bouncer.config.own import OWN_DATABASES, OWN_USERS
+from bouncer.config.params import OURS
 from ha.agent import RESERVED_CLIENTS
 from ha.errors import InventoryError
 from ha.ini import Item, Source, merged, replaced, values
@@ -17,6 +19,8 @@ from ha.inventory import Balancer, Inventory, Node, Pooler
 
 # Sessions may be idle or busy for so long before HAProxy cuts them.
 LONG = 8 * 3600
+# Behind the name of a database: the same one, where it is read only.
+READERS = "_ro"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,17 @@ class Listen:
 
 @dataclass(slots=True)
 class PoolerFile:
-    """A pgbouncer.ini to write: sections of items, and where the process listens."""
+    """A pgbouncer.ini to write: sections of items, and where the process listens.
+
+    *ours* are the sections of our own settings, which PgBouncer would not start on:
+    they stand in a file of their own.
+    """
 
     pooler: Pooler
     peer_id: int
     databases: list[Item]
     main: list[Item]
-    ours: list[Item]
+    ours: dict[str, list[Item]]
     users: list[Item]
     peers: list[Item]
     unit: str = "pybouncer"
@@ -238,7 +246,12 @@ def pooler_file(
         peer_id=peer_id,
         databases=databases,
         main=merged_main(source, changes),
-        ours=own_section(inventory, source, pooler, trusted),
+        ours=own_sections(
+            inventory,
+            source,
+            [item.key for item in databases],
+            health_settings(inventory, pooler, trusted),
+        ),
         users=[Item(name, value) for name, value in source.of("users").items()],
         peers=peer_items,
         unit=unit,
@@ -280,12 +293,34 @@ def merged_main(source: Source, changes: list[Item]) -> list[Item]:
     return merged(kept, changes)
 
 
-def own_section(
-    inventory: Inventory, source: Source, pooler: Pooler, trusted: Sequence[str]
-) -> list[Item]:
-    """[pybouncer]: health for the balancers, PROXY headers from them."""
+def own_sections(
+    inventory: Inventory,
+    source: Source,
+    databases: Sequence[str],
+    changes: Sequence[Item],
+) -> dict[str, list[Item]]:
+    """[pybouncer] with *changes*, and our settings of single databases and users.
+
+    What the source says of a database holds for its second name among *databases*, too.
+    """
     if not inventory.ours:
-        return []
+        return {}
+    lines = dict(source.of(OWN_DATABASES))
+    for name, line in source.of(OWN_DATABASES).items():
+        if name + READERS in databases:
+            lines.setdefault(name + READERS, line)
+    sections = {
+        OURS: merged(source.of(OURS), changes),
+        OWN_DATABASES: [Item(name, line) for name, line in lines.items()],
+        OWN_USERS: [Item(name, line) for name, line in source.of(OWN_USERS).items()],
+    }
+    return {name: items for name, items in sections.items() if items}
+
+
+def health_settings(
+    inventory: Inventory, pooler: Pooler, trusted: Sequence[str]
+) -> list[Item]:
+    """What balancers need of a pooler: health, and PROXY headers from them alone."""
     changes = [
         Item(
             "health_listen",
@@ -317,7 +352,7 @@ def own_section(
                 "only these may say who a client is",
             )
         )
-    return merged(source.of("pybouncer"), changes)
+    return changes
 
 
 def descriptors(source: Source) -> int:

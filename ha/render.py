@@ -16,6 +16,7 @@ from typing import Any
 
 import jinja2
 
+from bouncer.config.load import BESIDE
 from ha.errors import HAError, InventoryError
 from ha.ini import Source, item_key
 from ha.inventory import Inventory, Paths, load
@@ -136,12 +137,15 @@ class Renderer:
         )
 
     def pooler(self, host: Host, file: PoolerFile) -> Iterator[Rendered]:
-        """pgbouncer.ini and its unit."""
+        """pgbouncer.ini, our own settings beside it, and its unit."""
         suffix = file.unit.removeprefix("pybouncer")
         path = f"{self.inventory.paths.pooler_etc}/pgbouncer{suffix}.ini"
         # May hold passwords, as the file it came from.
         text = self.text("pgbouncer.ini.j2", file=file)
         yield Rendered(host.name, path, text, 0o600)
+        if file.ours:
+            text = self.text("beside.ini.j2", file=file)
+            yield Rendered(host.name, path + BESIDE, text, 0o600)
         yield Rendered(
             host.name,
             f"/etc/systemd/system/{file.unit}.service",
@@ -151,12 +155,15 @@ class Renderer:
     def kubernetes(self, host: Host) -> Iterator[Rendered]:
         """One manifest, and a HAProxy for those who want one."""
         file = host.poolers[0]
-        ini = self.text("pgbouncer.ini.j2", file=file)
+        inis = {"pgbouncer.ini": self.text("pgbouncer.ini.j2", file=file)}
+        if file.ours:
+            beside = self.text("beside.ini.j2", file=file)
+            inis["pgbouncer.ini" + BESIDE] = beside
         given = self.inventory.paths.pooler_binary
         text = self.text(
             "kubernetes.yaml.j2",
             file=file,
-            ini=ini,
+            inis=inis,
             # In an image it is wherever PATH leads, unless the inventory says more.
             binary="pgbouncer" if given == Paths().pooler_binary else given,
             drain_seconds=POD_DRAIN,

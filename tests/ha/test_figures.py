@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from bouncer.config.load import load as load_ini
-from bouncer.config.settings import Configuration
 from ha.ini import Item, Source, values
 from ha.inventory import Pooler
 from ha.layouts import (
@@ -28,10 +26,9 @@ from ha.render import Rendered
 from tests.ha.test_lint import TIMERS
 from tests.ha.test_render import (
     SOURCE,
-    ini_files,
+    inis,
     inventory_for,
     rendered,
-    written,
 )
 
 # Of the process, beside the sessions of clients: checks, dashboards, the socket.
@@ -57,14 +54,6 @@ def source_of(directory: Path, more: str = "", without: str = "") -> Source:
 def haproxies(files: list[Rendered]) -> dict[str, str]:
     """Every haproxy.cfg by its host."""
     return {f.host: f.text for f in files if f.path.endswith("haproxy.cfg")}
-
-
-def inis(files: list[Rendered], directory: Path) -> dict[str, Configuration]:
-    """Every ini file as it counts."""
-    return {
-        name: load_ini(str(written(file, directory / "out")))
-        for name, file in ini_files(files).items()
-    }
 
 
 def global_maxconn(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bouncer.config.load import load as load_ini
+from bouncer.config.settings import Configuration
 from ha.cfg import Config
 from ha.cli import main
 from ha.errors import HAError, InventoryError
@@ -124,20 +126,29 @@ def rendered(layout: str, tmp_path: Path, source: Source, **changes) -> list[Ren
     return render(layout, inventory_for(layout, tmp_path, **changes), source)
 
 
-def ini_files(files: list[Rendered]) -> dict[str, Rendered]:
-    """Ini files by host and name."""
-    return {
-        f"{file.host}{Path(file.path).name.removeprefix('pgbouncer')}": file
-        for file in files
-        if file.path.endswith(".ini")
-    }
-
-
 def written(file: Rendered, directory: Path) -> Path:
     path = file.below(directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(file.text)
     return path
+
+
+def ini_files(files: list[Rendered], directory: Path) -> dict[str, Path]:
+    """Ini files by host and name, written with what stands beside them."""
+    paths = [written(file, directory) for file in files if ".ini" in file.path]
+    return {
+        f"{path.relative_to(directory).parts[0]}"
+        f"{path.name.removeprefix('pgbouncer')}": path
+        for path in paths
+        if path.suffix == ".ini"
+    }
+
+
+def inis(files: list[Rendered], directory: Path) -> dict[str, Configuration]:
+    """Every ini file as it counts."""
+    return {
+        name: load_ini(str(path)) for name, path in ini_files(files, directory).items()
+    }
 
 
 @pytest.mark.parametrize(("layout", "flavour"), EVERY)
@@ -174,8 +185,9 @@ def test_our_linter_has_nothing_against_our_templates(
     paths = [
         str(written(file, tmp_path / "out"))
         for file in files
-        if file.path.endswith((".ini", "haproxy.cfg"))
+        if file.path.endswith("haproxy.cfg")
     ]
+    paths += map(str, ini_files(files, tmp_path / "out").values())
     known = {"waits-add-up"}
     if layout == "kubernetes":
         # A pod has no file system that would outlive it.
@@ -186,11 +198,11 @@ def test_our_linter_has_nothing_against_our_templates(
 
 @pytest.mark.parametrize(("layout", "flavour"), EVERY)
 def test_rendered_ini_files_load_and_keep_the_source(layout, flavour, tmp_path, source):
-    files = ini_files(rendered(layout, tmp_path, source, flavour=flavour))
-    assert files or layout == "kubernetes"
-    for file in files.values():
-        assert file.mode == 0o600
-        path = written(file, tmp_path / "out")
+    files = rendered(layout, tmp_path, source, flavour=flavour)
+    assert all(file.mode == 0o600 for file in files if ".ini" in file.path)
+    paths = ini_files(files, tmp_path / "out")
+    assert paths or layout == "kubernetes"
+    for path in paths.values():
         configuration = load_ini(str(path))
         settings = configuration.settings
         assert settings.pool_mode == "transaction"
@@ -198,41 +210,65 @@ def test_rendered_ini_files_load_and_keep_the_source(layout, flavour, tmp_path, 
         assert configuration.users["bob"].pool_mode == "session"
         assert configuration.databases["app"].password == "it's a secret"
         assert configuration.autodb is not None
-        assert ("[pybouncer]" in file.text) == (
-            flavour == "pybouncer" and "health_listen" in file.text
-        )
+        # PgBouncer starts on it, whoever it was rendered for.
+        assert "[pybouncer" not in path.read_text()
+
+
+def test_own_settings_of_the_source_stand_beside_the_rendered_file(tmp_path):
+    path = tmp_path / "pgbouncer.ini"
+    path.write_text(
+        f"{SOURCE}\n[pybouncer]\nlog_format = json\n"
+        "[pybouncer.databases]\napp = parallel_logins=3\n* = parallel_logins=2\n"
+    )
+    path.with_name("pgbouncer.ini.pybouncer").write_text(
+        "[pybouncer]\nlog_details = 1\n[pybouncer.users]\nbob = parallel_logins=4\n"
+    )
+    source = Source.read(str(path))
+    for flavour in ("pybouncer", "pgbouncer"):
+        files = rendered("patroni", tmp_path, source, flavour=flavour)
+        ini = ini_files(files, tmp_path / flavour)["p1.ini"]
+        assert "[pybouncer" not in ini.read_text()
+        beside = ini.with_name("pgbouncer.ini.pybouncer")
+        assert beside.exists() == (flavour == "pybouncer")
+    found = load_ini(str(tmp_path / "pybouncer/p1/etc/pgbouncer/pgbouncer.ini"))
+    assert found.settings.log_format == "json"
+    assert found.settings.log_details == 1
+    assert found.settings.health_listen == "192.0.2.11:6480"
+    databases = {name: dict(own.values) for name, own in found.own.databases.items()}
+    assert databases == {
+        "app": {"parallel_logins": 3},
+        "app_ro": {"parallel_logins": 3},
+        "*": {"parallel_logins": 2},
+    }
+    assert dict(found.own.users["bob"].values) == {"parallel_logins": 4}
 
 
 def test_peers_and_server_lines_come_from_the_same_list(tmp_path, source):
     files = rendered("farm", tmp_path, source)
-    inis = {
-        name: load_ini(str(written(file, tmp_path / "out")))
-        for name, file in ini_files(files).items()
-    }
+    loaded = inis(files, tmp_path).values()
     peers = [
         {number: (peer.host, peer.port) for number, peer in ini.peers.items()}
-        for ini in inis.values()
+        for ini in loaded
     ]
     assert peers[0] == peers[1] == peers[2]
-    assert sorted(ini.settings.peer_id for ini in inis.values()) == [1, 2, 3]
+    assert sorted(ini.settings.peer_id for ini in loaded) == [1, 2, 3]
     text = next(file.text for file in files if file.path.endswith("haproxy.cfg"))
     lines = re.findall(r"^ +server \S+ (\S+):(\d+) ", text, re.M)
     assert {(host, int(port)) for host, port in lines} == set(peers[0].values())
 
 
 def test_connections_are_shared_and_never_exceeded(tmp_path, source):
-    files = ini_files(rendered("farm", tmp_path, source))
-    for file in files.values():
-        ini = load_ini(str(written(file, tmp_path / "out")))
+    files = rendered("farm", tmp_path, source)
+    for ini in inis(files, tmp_path).values():
         assert ini.settings.default_pool_size == 30
         assert ini.settings.max_db_connections == 30
         assert ini.databases["app"].pool_size == 30
     unshared = dataclasses.replace(inventory_for("farm", tmp_path).sizes, connections=0)
-    files = ini_files(rendered("farm", tmp_path, source, sizes=unshared))
-    for file in files.values():
-        ini = load_ini(str(written(file, tmp_path / "out")))
+    files = rendered("farm", tmp_path, source, sizes=unshared)
+    for path in ini_files(files, tmp_path / "out").values():
+        ini = load_ini(str(path))
         assert ini.databases["app"].pool_size == 40
-        assert "default_pool_size" not in file.text
+        assert "default_pool_size" not in path.read_text()
 
 
 def test_limits_and_timers_fit_together(tmp_path, source):
@@ -248,14 +284,15 @@ def test_limits_and_timers_fit_together(tmp_path, source):
 
 
 def test_debian_listen_addr_is_opened_for_balancers(tmp_path, source):
-    for file in ini_files(rendered("farm", tmp_path, source)).values():
-        assert load_ini(str(written(file, tmp_path / "o"))).settings.listen_addr == "*"
+    files = rendered("farm", tmp_path, source)
+    for ini in inis(files, tmp_path).values():
+        assert ini.settings.listen_addr == "*"
 
 
 def test_databases_lead_where_the_layout_says(tmp_path, source):
     def targets(layout: str, name: str) -> dict[str, tuple[str | None, int, str]]:
-        file = ini_files(rendered(layout, tmp_path, source))[name]
-        ini = load_ini(str(written(file, tmp_path / layout)))
+        files = rendered(layout, tmp_path, source)
+        ini = inis(files, tmp_path / layout)[name]
         return {
             key: (one.host, one.port, one.dbname) for key, one in ini.databases.items()
         }
@@ -276,11 +313,8 @@ def test_databases_lead_where_the_layout_says(tmp_path, source):
 
 
 def test_processes_of_one_host_share_no_file(tmp_path, source):
-    files = ini_files(rendered("split", tmp_path, source))
-    write, read_ = (
-        load_ini(str(written(files[name], tmp_path / "out"))).settings
-        for name in ("p1-rw.ini", "p1-ro.ini")
-    )
+    loaded = inis(rendered("split", tmp_path, source), tmp_path)
+    write, read_ = (loaded[name].settings for name in ("p1-rw.ini", "p1-ro.ini"))
     for name in ("pidfile", "logfile", "listen_port", "health_listen", "agent_listen"):
         assert getattr(write, name) != getattr(read_, name), name
 
@@ -288,16 +322,11 @@ def test_processes_of_one_host_share_no_file(tmp_path, source):
 def test_cascade_tracks_statements_at_both_hops(tmp_path):
     path = tmp_path / "pgbouncer.ini"
     path.write_text(SOURCE + "max_prepared_statements = 0\n")
-    files = ini_files(render("cascade", inventory_for("cascade", tmp_path),
-                             Source.read(str(path))))  # fmt: skip
-    assert len(files) == 5
-    for file in files.values():
-        assert (
-            load_ini(
-                str(written(file, tmp_path / "out"))
-            ).settings.max_prepared_statements
-            == 100
-        )
+    inventory = inventory_for("cascade", tmp_path)
+    loaded = inis(render("cascade", inventory, Source.read(str(path))), tmp_path)
+    assert [ini.settings.max_prepared_statements for ini in loaded.values()] == [
+        100
+    ] * 5
 
 
 def test_regions_prefer_their_own_zone(tmp_path, source):
@@ -395,11 +424,8 @@ def test_rendered_ini_has_a_pidfile_that_the_unit_makes_room_for(layout, tmp_pat
     path.write_text(re.sub("pidfile.*\n", "", SOURCE))
     bare = Source.read(str(path))
     found = units(layout, "pybouncer", tmp_path, bare)
-    files = ini_files(rendered(layout, tmp_path, bare))
-    told = {
-        load_ini(str(written(file, tmp_path / "out"))).settings.pidfile
-        for file in files.values()
-    }
+    loaded = inis(rendered(layout, tmp_path, bare), tmp_path)
+    told = {ini.settings.pidfile for ini in loaded.values()}
     assert told == {
         f"/run/{unit['RuntimeDirectory']}/pgbouncer.pid" for unit in found.values()
     }
@@ -416,6 +442,8 @@ def test_kubernetes_manifest(tmp_path, source):
     assert "peer_id = @PEER_ID@" in ini
     path = tmp_path / "pod.ini"
     path.write_text(ini.replace("@PEER_ID@", "3"))
+    beside = parts["ConfigMap"]["data"]["pgbouncer.ini.pybouncer"]
+    path.with_name("pod.ini.pybouncer").write_text(beside)
     configuration = load_ini(str(path))
     assert (
         configuration.peers[3].host == "orders-2.orders-pods.default.svc.cluster.local"
@@ -435,11 +463,19 @@ def test_kubernetes_manifest(tmp_path, source):
     assert configuration.settings.health_listen == "*:6480"
     # The pod's own number, made by the shell of the init container.
     command = spec["initContainers"][0]["command"]
-    script = command[2].replace("/template/pgbouncer.ini", str(tmp_path / "template"))
-    script = script.replace("/etc/pgbouncer/pgbouncer.ini", str(tmp_path / "out.ini"))
-    (tmp_path / "template").write_text(ini)
-    subprocess.run(["/bin/sh", "-c", script], check=True, env={"HOSTNAME": "orders-1"})
-    assert "peer_id = 2\n" in (tmp_path / "out.ini").read_text()
+    for name in ("template", "etc"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "template/pgbouncer.ini").write_text(ini)
+    (tmp_path / "template/pgbouncer.ini.pybouncer").write_text(beside)
+    script = command[2].replace("/template/", f"{tmp_path}/template/")
+    script = script.replace("/etc/pgbouncer/", f"{tmp_path}/etc/")
+    subprocess.run(
+        ["/bin/sh", "-c", script],
+        check=True,
+        env={"HOSTNAME": "orders-1", "PATH": os.environ["PATH"]},
+    )
+    assert "peer_id = 2\n" in (tmp_path / "etc/pgbouncer.ini").read_text()
+    assert (tmp_path / "etc/pgbouncer.ini.pybouncer").read_text() == beside
 
 
 # The command
@@ -454,7 +490,7 @@ def test_command_writes_a_tree_and_says_what_changed(tmp_path, capsys):
     ]  # fmt: skip
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    assert first.count("new ") == len(first.splitlines()) == 18
+    assert first.count("new ") == len(first.splitlines()) == 21
     ini = tmp_path / "out/p1/etc/pgbouncer/pgbouncer.ini"
     assert ini.stat().st_mode & 0o777 == 0o600
     check = tmp_path / "out/lb1/etc/keepalived/check-haproxy"
@@ -462,7 +498,7 @@ def test_command_writes_a_tree_and_says_what_changed(tmp_path, capsys):
     ini.write_text("changed by hand")
     assert main(arguments) == 0
     again = capsys.readouterr().out
-    assert again.count("same ") == 17 and f"changed {ini}" in again
+    assert again.count("same ") == 20 and f"changed {ini}" in again
 
 
 @pytest.mark.parametrize(
