@@ -105,8 +105,8 @@ class ServerLine:
 
     @property
     def host(self) -> str:
-        """The host of its address."""
-        return self.address.rpartition(":")[0].strip("[]")
+        """The host of its address, which may have its family before it: `ipv4@`."""
+        return self.address.rpartition("@")[2].rpartition(":")[0].strip("[]")
 
     def number(self, key: str, default: int) -> int:
         """A value as a number."""

@@ -84,13 +84,15 @@ def own_addresses(config: Config) -> str:
     Two that bind the same ones are a pair with a shared address: one is at work.
     """
     places = [
-        one.words[1]
+        one.words[1].rpartition("@")[2]
         for section in config.of("frontend", "listen")
         for one in section.all("bind")
-        if one.words[1:] and not one.words[1].startswith("127.")
+        if one.words[1:]
     ]
-    wild = any(place[:1] in ":*" or place.startswith("0.0.0.0") for place in places)
-    return "" if wild else " ".join(places)
+    hosts = {place.rpartition(":")[0].strip("[]") for place in places}
+    if hosts & {"", "*", "0.0.0.0", "::"}:
+        return ""
+    return " ".join(place for place in places if not place.startswith("127."))
 
 
 @rule(

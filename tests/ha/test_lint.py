@@ -267,13 +267,13 @@ def test_every_rule_has_a_seed():
     assert set(RULES) - names == {"balancers-above-pooler"}
 
 
-def test_several_balancers_count_together(tmp_path, capsys):
-    for name, text in {
-        "lb1.cfg": GOOD.replace("maxconn 400", "maxconn 600"),
-        "lb2.cfg": GOOD.replace("maxconn 400", "maxconn 600"),
-        **inis(),
-    }.items():
-        (tmp_path / name).write_text(text)
+@pytest.mark.parametrize("family", ["", "ipv4@"])
+def test_several_balancers_count_together(family, tmp_path, capsys):
+    text = GOOD.replace("maxconn 400", "maxconn 600")
+    text = text.replace("bind *", f"bind {family}*")
+    text = re.sub(r"^( +server \S+ )", rf"\g<1>{family}", text, flags=re.M)
+    for name, content in {"lb1.cfg": text, "lb2.cfg": text, **inis()}.items():
+        (tmp_path / name).write_text(content)
     files = [str(path) for path in sorted(tmp_path.iterdir())]
     assert main(["check", *files]) == 1
     out = capsys.readouterr().out
@@ -281,7 +281,7 @@ def test_several_balancers_count_together(tmp_path, capsys):
     # A pair that shares an address: one of them is at work.
     for name in ("lb1.cfg", "lb2.cfg"):
         path = tmp_path / name
-        path.write_text(path.read_text().replace("bind *", "bind 192.0.2.100"))
+        path.write_text(text.replace("bind " + family + "*", "bind 192.0.2.100"))
     assert main(["check", *files]) == 0
 
 
