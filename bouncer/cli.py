@@ -22,7 +22,7 @@ from uvloop.loop import libuv_get_version  # type: ignore[attr-defined]
 from admin.console import AdminConsole
 from bouncer import COMPATIBLE_VERSION, __version__, adopt, log, process
 from bouncer.app import Bouncer
-from bouncer.arguments import finish
+from bouncer.arguments import finish, say
 from bouncer.check.explain import explain_main
 from bouncer.check.main import check_main
 from bouncer.config.load import load
@@ -60,10 +60,10 @@ def pgbouncer(argv: Sequence[str]) -> int:
         print(f'Try "{argv0} --help" for more information.', file=sys.stderr)
         return 1
     if options.show == "help":
-        print(HELP.format(argv0=argv0), end="")
+        say(HELP.format(argv0=argv0).removesuffix("\n"))
         return 0
     if options.show == "version":
-        print("\n".join(version_lines()))
+        say("\n".join(version_lines()))
         return 0
     if options.show:
         # Only an abbreviation comes here.

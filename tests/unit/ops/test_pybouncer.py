@@ -158,6 +158,8 @@ def test_every_option_says_what_it_does() -> None:
     "words",
     [
         ["--help"],
+        ["run", "--version"],
+        ["x.ini", "--help"],
         ["ha", "check", "--rules"],
         ["explain", "--json", "pgbouncer", "a", "unix", "x.ini"],
         ["check", "--offline", "x.ini"],
