@@ -92,7 +92,7 @@ class Meant:
     def who(self) -> str:
         """Name them."""
         if self.users.anybody or not self.users.names:
-            return "whoever it is for"
+            return "its clients"
         names = sorted(self.users.names)
         some = ", ".join(f'"{name}"' for name in names[:SHOWN_NAMES])
         return some + (" and others" if len(names) > SHOWN_NAMES else "")
@@ -189,7 +189,8 @@ def fate(meant: Meant | None, number: int, lines: list[HbaLine]) -> str:
     if not there:
         return f"{who}: refused, no line behind it fits"
     places = " or ".join(f"line {line.line} ({line.method})" for line in there[:MOST])
-    falls = "fall" if len(meant.users.names) > 1 else "falls"
+    one = len(meant.users.names) == 1 and not meant.users.anybody
+    falls = "falls" if one else "fall"
     text = f"{who} {falls} to {places}"
     if any(line.method == "trust" for line in there[:MOST]):
         return f"{text}: let in without a password"

@@ -4,8 +4,8 @@
 #   docs/packaging/debian/build-deb.sh PYTHON [DIR]
 #
 # PYTHON is the environment that `make build` has built for, made from Debian's own
-# python3; with its extra [manuals]. Besides: debhelper, dh-python, the headers of Python
-# and OpenSSL. DEBFULLNAME and DEBEMAIL say who builds, as with all of Debian's tools.
+# python3; with its extra [manuals]. Besides: debhelper, dh-python, the headers of Python.
+# DEBFULLNAME and DEBEMAIL say who builds, as with all of Debian's tools.
 #
 # Everything stands in /usr/lib/pybouncer: our modules, those that we carry, and the
 # launcher, which is /usr/sbin/pgbouncer where the alternative says so.

@@ -30,7 +30,7 @@ FATES = [
     ("host all alice samenet md5", [ALL_TRUST],
      '"alice" falls to line 2 (trust): let in without a password'),
     ("host all +admins all md5", [ALL_TRUST],
-     "whoever it is for falls to line 2 (trust): let in without a password"),
+     "its clients fall to line 2 (trust): let in without a password"),
     ("host all a,b,c,d,e all gss", [ALL_TRUST],
      '"a", "b", "c" and others fall to line 2 (trust): let in without a '
      "password"),
@@ -47,7 +47,7 @@ FATES = [
     ("include other.conf", [ALL_TRUST],
      "the file is not read, its lines count for nothing"),
     ("hots all alice all reject", [ALL_TRUST],
-     "whoever it is for falls to line 2 (trust): let in without a password"),
+     "its clients fall to line 2 (trust): let in without a password"),
     ("host all alice", [ALL_TRUST],
      '"alice" falls to line 2 (trust): let in without a password'),
     ("host replication alice all gss", [ALL_TRUST],
@@ -55,7 +55,7 @@ FATES = [
     ("host replication alice all gss", [ALL_TRUST, "host replication all all md5"],
      '"alice" falls to line 3 (md5)'),
     ('host all "alice', [ALL_TRUST],
-     "whoever it is for falls to line 2 (trust): let in without a password"),
+     "its clients fall to line 2 (trust): let in without a password"),
 ]  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_names_that_look_like_something_else(line: str, what: str) -> None:
     assert not rules.problems
     [found] = doubts(text, rules, NONE)
     assert found[:2] == (1, what)
-    assert found[2].endswith(" falls to line 2 (trust): let in without a password")
+    assert found[2].endswith(" to line 2 (trust): let in without a password")
 
 
 def test_names_that_are_names_are_not_doubted() -> None:

@@ -260,7 +260,7 @@ def test_text_pasted_into_an_hba_file_is_told_once(write, here):  # noqa: F811
         (
             2,
             "42 lines from here to line 43 are skipped: unknown type | "
-            "whoever it is for falls to line 44 (md5)",
+            "its clients fall to line 44 (md5)",
         )
     ]
 
@@ -294,11 +294,11 @@ def test_every_mistake_of_an_hba_line_is_told(write, here):  # noqa: F811
         "hba line 1: unsupported method: buf=scram-sha256 | "
         "did you mean scram-sha-256?",
         "could not parse hba config line 1 | "
-        "whoever it is for: refused, no line behind it fits",
+        "its clients: refused, no line behind it fits",
         "hba line 2: failed to parse address - 10.0.0.300 | ",
         "hba line 2: unsupported method: buf=gss | ",
         "could not parse hba config line 2 | "
-        "whoever it is for: refused, no line behind it fits",
+        "its clients: refused, no line behind it fits",
     ]
 
 
