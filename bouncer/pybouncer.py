@@ -34,6 +34,7 @@ from bouncer.arguments import (
 )
 from bouncer.check import explain, main
 from bouncer.cli import pgbouncer
+from bouncer.extras import lacks
 
 ABOUT: Final = """\
 pybouncer is a connection pooler for PostgreSQL that takes PgBouncer's place, and the
@@ -143,11 +144,7 @@ def ha(words: Sequence[str]) -> int:
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in ("ha", "bouncer"):
             raise
-        print(
-            f"pybouncer ha needs the extra [ha], of which {missing.name} is missing: "
-            "pip install 'pybouncer[ha]'",
-            file=sys.stderr,
-        )
+        print(lacks("pybouncer ha", str(missing.name), "ha"), file=sys.stderr)
         return FOUND
     status: int = commands.main(words)
     return status

@@ -40,6 +40,7 @@ FLOORS = {
     "bouncer.carry": 4,
     "bouncer.check": 4,
     "bouncer.explain": 4,
+    "bouncer.extras": 4,
     "bouncer.listener": 4,
     "bouncer.commands": 4,
     "bouncer.lookup": 4,

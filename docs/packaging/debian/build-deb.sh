@@ -65,6 +65,10 @@ d}" -e "/@EXPAT@/{r $stage/expat
 d}" "$here/copyright.in" >"$debian/copyright"
 
 "$python" "$here/collect.py" "$place$home"
+# What pip would call extras, as Debian has it.
+cat >"$place$home/bouncer/extras.json" <<'END'
+{"demo": "apt install postgresql", "ha": "apt install python3-jinja2 python3-requests"}
+END
 # shellcheck disable=SC2046 # the flags are words
 cc -O2 -g0 $(dpkg-buildflags --get CPPFLAGS) $(dpkg-buildflags --get LDFLAGS) \
 	-DPYTHON='"/usr/bin/python3"' -DMODULES="\"$home\"" "$here/../launcher.c" \

@@ -11,6 +11,7 @@ import pytest
 
 from bouncer import __version__
 from bouncer.arguments import Parser, commands_of
+from bouncer.extras import remedy
 from bouncer.pybouncer import COMMANDS, every_command, pybouncer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -203,8 +204,17 @@ def test_ha_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "extra [ha], of which jinja2 is missing" in done.stderr
-    assert "pip install 'pybouncer[ha]'" in done.stderr
+    assert done.stderr == (
+        "pybouncer ha needs jinja2, which is missing: pip install 'pybouncer[ha]'\n"
+    )
+
+
+def test_a_package_names_its_own_way_to_what_is_missing(tmp_path: Path) -> None:
+    """Debian's pybouncer told to use pip, which changes nothing for it."""
+    packaged = tmp_path / "extras.json"
+    assert remedy("ha", packaged) == "pip install 'pybouncer[ha]'"
+    packaged.write_text('{"ha": "apt install python3-jinja2"}')
+    assert remedy("ha", packaged) == "apt install python3-jinja2"
 
 
 def test_a_pooler_loads_nothing_of_the_extra() -> None:
