@@ -1,7 +1,8 @@
 """Write manual pages and shell completion: `python docs/packaging/manuals.py DIR`.
 
-From the parsers that read the command lines, so that neither can be out of date. For
-packages; needs the extra [manuals].
+From the parsers that read the command lines, so that neither can be out of date; the
+page about the files is docs/config.md, whose settings a test compares with the table
+that reads them. For packages; needs the extra [manuals].
 """
 
 import sys
@@ -10,6 +11,7 @@ from typing import Final
 
 import shtab
 from argparse_manpage.manpage import Manpage
+from roff import page
 
 from bouncer import COMPATIBLE_VERSION, __version__
 from bouncer.arguments import Parser, commands_of
@@ -23,6 +25,8 @@ TITLES: Final = {
     "pgbouncer": "connection pooler for PostgreSQL",
     "pybouncer": "connection pooler for PostgreSQL, and the front around it",
 }
+FILES: Final = "pgbouncer.ini, userlist.txt - configuration of pybouncer"
+CONFIG: Final = Path(__file__).resolve().parents[1] / "config.md"
 SHELLS: Final = ("bash", "zsh")
 # What stands for a name on disk, and how shells complete it.
 COMPLETED: Final = {
@@ -89,6 +93,8 @@ def write(directory: Path) -> list[Path]:
         for parser in (pgbouncer_parser(), every_command())
         for shell in SHELLS
     }
+    footer = f"PgBouncer {COMPATIBLE_VERSION}"
+    texts["pgbouncer.5"] = page(CONFIG.read_text(), "PGBOUNCER", 5, footer, FILES)
     written = []
     for name, text in texts.items():
         path = directory / name

@@ -90,9 +90,10 @@ install -m 0640 "$here/pgbouncer.ini" "$here/userlist.txt" "$place/etc/pybouncer
 
 "$python" "$here/../manuals.py" "$stage/manuals" >/dev/null
 cp "$stage/manuals/pgbouncer.1" "$debian/pybouncer-pgbouncer.1"
+cp "$stage/manuals/pgbouncer.5" "$debian/pybouncer-pgbouncer.5"
 cp "$stage/manuals/pybouncer.1" "$debian/"
-printf '%s\n' debian/pybouncer-pgbouncer.1 debian/pybouncer.1 \
-	>"$debian/pybouncer.manpages"
+printf '%s\n' debian/pybouncer-pgbouncer.1 debian/pybouncer-pgbouncer.5 \
+	debian/pybouncer.1 >"$debian/pybouncer.manpages"
 install -D -m 0644 "$stage/manuals/pybouncer.bash" \
 	"$place/usr/share/bash-completion/completions/pybouncer"
 install -D -m 0644 "$stage/manuals/pybouncer.zsh" \

@@ -2,12 +2,14 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from bouncer.arguments import Parser, commands_of
+from bouncer.config.params import ROWS
 from bouncer.options import LONG
 from bouncer.pybouncer import every_command
 from tests.conftest import missing
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """File name: where it was written."""
-    for needed in ("argparse_manpage", "shtab"):
+    for needed in ("argparse_manpage", "markdown_it", "shtab"):
         if importlib.util.find_spec(needed) is None:
             missing(f"needs {needed}: pip install 'pybouncer[manuals]'")
     manuals = loaded(ROOT / "docs/packaging/manuals.py")
@@ -49,6 +51,30 @@ def test_pages_tell_every_option(made: dict[str, Path]) -> None:
         if name != "help":
             assert f"--{name}" in own
     assert "exit codes" in own
+
+
+def test_page_about_the_files_has_every_setting(made: dict[str, Path]) -> None:
+    page = plain(made["pgbouncer.5"])
+    for param in ROWS:
+        assert f'.SS "{param.name}"' in page
+    for section in ("[PGBOUNCER]", "[PYBOUNCER]"):
+        assert f'.SH "SECTION {section}"' in page
+
+
+@pytest.mark.parametrize("name", ["pgbouncer.1", "pgbouncer.5", "pybouncer.1"])
+def test_pages_are_set_without_a_warning(name: str, made: dict[str, Path]) -> None:
+    """As lintian looks at them."""
+    if shutil.which("groff") is None:
+        missing("needs groff: apt-get install groff-base")
+    done = subprocess.run(
+        ["groff", "-t", "-man", "-ww", "-rLL=80n", "-Tutf8", "-K", "utf8", made[name]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    # Bold is a letter struck twice.
+    assert "\nNAME\n" in re.sub(".\x08", "", done.stdout)
 
 
 def completed(script: Path, *words: str) -> list[str]:
