@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from inspect import isawaitable
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from admin.grammar import HELP_ASKED, Assignment, Command
 from admin.owed import Owed
 from admin.parameters import may_be_set
 from admin.postgres import Plain
-from admin.show import HELP, HELP_OF_OURS, App, Topic, topic_of
+from admin.show import HELP, HELP_OF_OURS, TOPICS, App, Topic, topic_of
 from bouncer import log
 from bouncer.config.masking import without_secrets
 from bouncer.errors import CommandError, ConfigError, Disconnect, TlsKept
@@ -38,6 +39,9 @@ LONGEST_TAG: Final = 511
 # when it is longer; ours goes on, with a shorter text.
 LONGEST_QUOTED: Final = 450
 DOTS: Final = "..."
+# What may be a mistyped command, and how close it must be to one that there is.
+MISTYPED: Final = re.compile(r"[A-Za-z_]{1,20}(?:[ \t\r\n]+[A-Za-z_]{1,20}){0,2}")
+CLOSE: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,9 @@ class Asked:
         """Refuse what is no command."""
         # It goes to the log as well, where a mistyped SET must leave no secret.
         text = shortened(without_secrets(self.text), LONGEST_QUOTED)
-        return CommandError(f"invalid command '{text}', use SHOW HELP;")
+        return CommandError(
+            f"invalid command '{text}', use SHOW HELP;", hint=meant_by(self.text)
+        )
 
     def need_admin(self) -> None:
         """Refuse whoever may only look."""
@@ -159,6 +165,21 @@ def shortened(text: str, longest: int) -> str:
     while data[at] & 0xC0 == 0x80:  # within a character
         at -= 1
     return decode_text(data[:at]) + DOTS
+
+
+def meant_by(text: str) -> str:
+    """Name the command that a mistyped one is close to; "" if there is none."""
+    text = text.strip(" \t\r\n;")
+    if not MISTYPED.fullmatch(text):
+        return ""
+    words = text.upper().split()
+    [near] = get_close_matches(words[0], COMMANDS, 1, CLOSE) or [""]
+    if near == "SHOW":
+        topics = [*_USAGES, HAPROXY, *TOPICS]
+        near = " ".join(get_close_matches(" ".join(words[1:]), topics, 1, CLOSE))
+        return f"Did you mean SHOW {near}?" if near else ""
+    # What is spelt right is refused for what stands behind it.
+    return f"Did you mean {near}?" if near and near != words[0] else ""
 
 
 def run(statement: Statement, asked: Asked) -> Reply:

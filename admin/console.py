@@ -399,7 +399,7 @@ class Session:
         self.block.fail()
         error.text = shortened(error.text, LONGEST_REFUSAL)
         self.log_refusal(error)
-        return error_response(error.text, error.sqlstate, "ERROR")
+        return error_response(error.text, error.sqlstate, "ERROR", error.hint)
 
     def log_refusal(self, error: CommandError) -> None:
         """Write the two lines of a refused command."""

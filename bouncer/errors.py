@@ -120,9 +120,15 @@ class ServerError(BouncerError):
 
 
 class CommandError(BouncerError):
-    """A console command that is refused: ERROR, and the session goes on."""
+    """A console command that is refused: ERROR, and the session goes on.
 
-    def __init__(self, text: str, sqlstate: str = DEFAULT_SQLSTATE) -> None:
+    *hint* is ours, for who reads the answer; the log has PgBouncer's line alone.
+    """
+
+    def __init__(
+        self, text: str, sqlstate: str = DEFAULT_SQLSTATE, hint: str = ""
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.sqlstate = sqlstate
+        self.hint = hint

@@ -137,7 +137,9 @@ def negotiate_protocol_version(newest: int, unknown: Sequence[bytes]) -> bytes:
     return _packet(BE_NEGOTIATE, b"".join(body))
 
 
-def _fields(severity: str, sqlstate: str, text: str, detail: str | None) -> bytes:
+def _fields(
+    severity: str, sqlstate: str, text: str, detail: str | None, hint: str = ""
+) -> bytes:
     body = (
         b"S"
         + severity.encode()
@@ -148,14 +150,22 @@ def _fields(severity: str, sqlstate: str, text: str, detail: str | None) -> byte
     )
     if detail is not None:
         body += b"\0D" + encode_text(detail)
+    if hint:
+        body += b"\0H" + encode_text(hint)
     return body + b"\0\0"
 
 
 def error_response(
-    text: str, sqlstate: str = DEFAULT_SQLSTATE, severity: str = "FATAL"
+    text: str,
+    sqlstate: str = DEFAULT_SQLSTATE,
+    severity: str = "FATAL",
+    hint: str = "",
 ) -> bytes:
-    """Report an error with PgBouncer's three fields: severity, code, text."""
-    return _packet(BE_ERROR, _fields(severity, sqlstate, text, None))
+    """Report an error with PgBouncer's three fields: severity, code, text.
+
+    A *hint* is a fourth one, of ours.
+    """
+    return _packet(BE_ERROR, _fields(severity, sqlstate, text, None, hint))
 
 
 def notice_response(

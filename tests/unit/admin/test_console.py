@@ -297,6 +297,27 @@ def with_fixed(settings: Settings, **values: Any) -> Settings:
     return Settings.of(settings.values() | values)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("SHOW POOL", "SHOW POOLS"),
+        ("shwo pools;", "SHOW POOLS"),
+        ("SHOW PYBOUNCER HLEP", "SHOW PYBOUNCER HELP"),
+        ("RELAOD", "RELOAD"),
+        ("KIL shop", "KILL"),
+        ("foo", ""),
+        ("SHOW foo", ""),
+        ("\fSHOW VERSION", ""),
+        ("PAUSE shop now", ""),
+    ],
+)
+def test_mistyped_command_gets_a_hint(typed: str, meant: str) -> None:
+    got = Conversation(FakeApp()).ask(typed)
+    told = dict(got[0]["fields"])
+    assert told["M"] == f"invalid command '{typed}', use SHOW HELP;"
+    assert told.get("H", "") == (f"Did you mean {meant}?" if meant else "")
+
+
 def test_quiet_log_leaves_the_error_line(logged: Any) -> None:
     app = FakeApp()
     app.settings = app.settings.with_value("log_pooler_errors", "0")
