@@ -220,7 +220,10 @@ def lines(app: App) -> Iterator[str]:
     ]
     for metric in POOLS:
         yield from _rows(metric, pools)
-    databases = [(_database_labels(row), row) for row in app.database_rows()]
+    databases = [
+        (_database_labels(row, app.settings.pool_mode), row)
+        for row in app.database_rows()
+    ]
     for metric in DATABASES:
         yield from _rows(metric, databases)
     lists = dict(app.lists())
@@ -247,14 +250,15 @@ def lines(app: App) -> Iterator[str]:
 _MODES: Final = ("none", "pause", "suspend")
 
 
-def _database_labels(row: Any) -> Labels:
+def _database_labels(row: Any, inherited: str) -> Labels:
+    """*inherited*: the mode of pools whose database does not say one."""
     return (
         ("name", row.name),
         ("host", row.host),
         ("port", str(row.port)),
         ("database", row.database),
         ("force_user", row.force_user),
-        ("pool_mode", row.pool_mode),
+        ("pool_mode", row.pool_mode or inherited),
     )
 
 

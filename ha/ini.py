@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from bouncer.auth.secrets import SCRAM, kind_of
 from bouncer.config.connstr import BadConnstr, pairs
 from bouncer.config.ini import IniError, Place, read_file, read_ini
-from bouncer.config.load import BESIDE, load
+from bouncer.config.load import BESIDE, Loader
 from bouncer.config.settings import Settings
 from bouncer.config.userlist import UserList
 from bouncer.errors import ConfigError
@@ -63,12 +63,14 @@ class Source:
         """Read *path*; raises `HAError` when the pooler would not load it."""
         source = cls(path)
         try:
-            source.settings = load(path).settings
+            # Not load(), which tells a log what is told here.
+            source.settings = Loader(path, None, 0).read().settings
             read_ini(path, source)
             if os.path.lexists(path + BESIDE):
                 read_ini(path + BESIDE, source)
         except IniError as problem:
-            raise HAError(f"{path}: {problem}") from None
+            at = f"{problem.place}: " if problem.place.line else ""
+            raise HAError(f"{at}{problem}") from None
         except ConfigError as problem:
             raise HAError(f"{path}: {problem}") from None
         return source

@@ -126,6 +126,11 @@ def status_of(findings: list[Finding]) -> int:
     return WARNS if WARNING in levels else FINE
 
 
+def counted(number: int, word: str) -> str:
+    """Say how many there are of something."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def show(path: str, findings: list[Finding], asked: list[Asked]) -> None:
     """Print for people."""
     for found in findings:
@@ -137,7 +142,8 @@ def show(path: str, findings: list[Finding], asked: list[Asked]) -> None:
     warnings = sum(found.level == WARNING for found in findings)
     if errors or warnings:
         verdict = "does not start" if errors else "starts"
-        say(f"{path}: {verdict}: {errors} errors, {warnings} warnings")
+        counts = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
+        say(f"{path}: {verdict}: {counts}")
     else:
         say(f"{path}: nothing to complain about")
 

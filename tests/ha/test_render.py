@@ -554,3 +554,20 @@ def test_source_that_does_not_load_renders_nothing(tmp_path, capsys):
     (tmp_path / "bad.ini").write_text("[pgbouncer]\nfoo = 1\n")
     with pytest.raises(HAError, match="unknown parameter"):
         Source.read(str(tmp_path / "bad.ini"))
+
+
+def test_ini_that_cannot_be_read_is_told_once(tmp_path, capsys):
+    """The log's line stood above the same words."""
+    (tmp_path / "inventory.toml").write_text(INVENTORY)
+    missing, bad = tmp_path / "none.ini", tmp_path / "bad.ini"
+    bad.write_text("[pgbouncer]\nlisten_port = 1\nfoo = 1\n")
+    for path, told in (
+        (missing, f'could not load file "{missing}": No such file or directory'),
+        (bad, f"{bad}:3: unknown parameter: pgbouncer/foo"),
+    ):
+        code = main([
+            "render", "farm", "--from", str(path), "--inventory",
+            str(tmp_path / "inventory.toml"), "--out", str(tmp_path / "out"),
+        ])  # fmt: skip
+        assert code == 1
+        assert capsys.readouterr() == ("", f"ERROR {told}\n")

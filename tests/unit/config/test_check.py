@@ -248,7 +248,7 @@ def test_an_unreadable_file_is_one_error(here, capsys):
     assert check_main(["--offline", "missing.ini"]) == FAILS
     assert capsys.readouterr().out == (
         'missing.ini: error: could not load file "missing.ini": No such file or '
-        "directory\nmissing.ini: does not start: 1 errors, 0 warnings\n"
+        "directory\nmissing.ini: does not start: 1 error, 0 warnings\n"
     )
 
 
