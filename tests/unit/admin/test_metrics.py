@@ -56,6 +56,19 @@ def test_names_are_escaped() -> None:
     assert 'database="a\\"b\\\\c\\nd",user="\ufffd"' in render(found)
 
 
+def test_database_has_the_pool_mode_that_it_inherits() -> None:
+    """The label was empty, as the console's column is."""
+    found = app()
+    found.settings = found.settings.with_value("pool_mode", "transaction")
+    [row] = [one for one in found.database_rows() if one.name == "bench"]
+    rows = [row._replace(pool_mode=None), row._replace(name="own", pool_mode="session")]
+    found.database_rows = lambda: rows  # type: ignore[method-assign]
+    size = re.compile(
+        r'pgbouncer_databases_pool_size\{name="(\w+)".*pool_mode="(\w*)"\}'
+    )
+    assert size.findall(render(found)) == [("bench", "transaction"), ("own", "session")]
+
+
 def test_mode_tells_what_the_pooler_does() -> None:
     found = app()
     found.global_mode = "pause"
