@@ -14,6 +14,8 @@ from bouncer.check.advice import about, about_line
 from bouncer.check.findings import ERROR, Finding
 from bouncer.check.reading import Reading, source_of
 from bouncer.check.spelling import secret_doubt
+from bouncer.check.suggest import close
+from bouncer.config.own import EVERY
 from bouncer.config.settings import Settings
 
 LISTENS: Final = ("health_listen", "agent_listen")
@@ -174,6 +176,12 @@ def names(reading: Reading) -> Iterator[Finding]:
     for name in words(s.health_databases):
         if name not in config.databases and config.autodb is None:
             yield about(reading, "health_databases", f'there is no database "{name}"')
+    for own in config.own.databases.values():
+        known = own.name in config.databases or own.name == EVERY
+        if not known and config.autodb is None:
+            text = f'there is no database "{own.name}", so this line does nothing'
+            hint = close(own.name, config.databases)
+            yield about_line(own.source, own.name, text, hint)
     for place in words(s.haproxy_sockets):
         is_path = "/" in place or place.startswith(("unix:", "unix@", "abns@"))
         if not is_path and not port_of(place):

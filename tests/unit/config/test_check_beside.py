@@ -57,6 +57,17 @@ def test_file_beside_is_fine(write: Callable[..., str]) -> None:
     assert about_ours(write("", beside)) == []
 
 
+def test_line_for_a_database_that_is_nowhere_is_told(write: Callable[..., str]) -> None:
+    """Unless `*` may make it."""
+    beside = "[pybouncer.databases]\nsohp = parallel_logins=2\n* = parallel_logins=3\n"
+    told_of = "[databases]\nshop = host=127.0.0.1\n"
+    assert about_ours(write(told_of, beside)) == [
+        'pgbouncer.ini.pybouncer:2: warning: sohp: there is no database "sohp", '
+        "so this line does nothing (did you mean shop?)"
+    ]
+    assert about_ours(write(told_of + "* = host=127.0.0.1\n", beside)) == []
+
+
 @pytest.mark.parametrize(
     ("beside", "text"),
     [
