@@ -39,3 +39,15 @@ def test_programs_of_path_elsewhere(machine: Path) -> None:
     assert demo.installed_postgresql() == whole
     (whole / "pgbench").unlink()
     assert demo.installed_postgresql() is None
+
+
+def test_without_any_the_extra_is_named(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "embedded_postgresql", lambda: None)
+    with pytest.raises(demo.Unusable) as refused:
+        demo.usable_postgresql(demo.Account(), machine)
+    assert str(refused.value) == (
+        "pybouncer demo needs PostgreSQL, which is missing: "
+        "pip install 'pybouncer[demo]'"
+    )
