@@ -58,6 +58,8 @@ pidfile = {directory}/pgbouncer.pid
 """
 
 
+# Where this package of modules stands.
+MODULES: Final = Path(__file__).resolve().parents[1]
 DEBIAN: Final = Path("/usr/lib/postgresql")
 PROGRAMS: Final = ("initdb", "postgres", "pg_isready", "psql", "pgbench")
 PORTS: Final = range(10240, 32000)
@@ -161,7 +163,7 @@ def usable_postgresql(account: Account, directory: Path) -> Path:
     """
     bindir = embedded_postgresql() or installed_postgresql()
     if bindir is None:
-        raise Unusable(lacks("pybouncer demo", "PostgreSQL", "demo"))
+        raise Unusable(lacks("it", "PostgreSQL", "demo"))
     if account.may_run(bindir / "postgres"):
         return bindir
     copy = directory / "package" / bindir.parent.name
@@ -452,10 +454,17 @@ def whole_seconds(text: str) -> int:
     return int(text)
 
 
-def sibling(name: str) -> str:
-    """Return the command of *name* that belongs to this very installation."""
+def sibling(name: str, modules: Path = MODULES) -> str:
+    """Return the command of *name* that belongs to this very installation.
+
+    A package has it below the directory of its modules, a virtual environment beside
+    its interpreter; beside the system's interpreter may be a real PgBouncer.
+    """
+    packaged = modules / "bin" / name
+    if packaged.exists():
+        return shlex.quote(str(packaged))
     beside = Path(sys.executable).with_name(name)
-    if beside.exists():
+    if sys.prefix != sys.base_prefix and beside.exists():
         return shlex.quote(str(beside))
     return shlex.join([sys.executable, "-m", "bouncer"])
 

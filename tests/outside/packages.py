@@ -384,6 +384,13 @@ def switching_back_keeps_every_client(packages: Packages) -> None:
 
 
 @step
+def what_is_missing_is_named_as_apt_has_it(packages: Packages) -> None:
+    told = packages.root.run("pybouncer demo 2>&1 || true")
+    assert "it needs PostgreSQL, which is missing: apt install postgresql" in told
+    assert packages.root.has("/usr/share/man/man5/pybouncer-pgbouncer.5.gz")
+
+
+@step
 def removing_changes_no_running_program(packages: Packages) -> None:
     before = packages.pid()
     packages.root.run("dpkg --purge pybouncer")

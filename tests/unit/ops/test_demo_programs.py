@@ -1,5 +1,6 @@
 """Whose PostgreSQL `pybouncer demo` runs where the extra [demo] is not installed."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,24 @@ def test_without_any_the_extra_is_named(
     with pytest.raises(demo.Unusable) as refused:
         demo.usable_postgresql(demo.Account(), machine)
     assert str(refused.value) == (
-        "pybouncer demo needs PostgreSQL, which is missing: "
-        "pip install 'pybouncer[demo]'"
+        "it needs PostgreSQL, which is missing: pip install 'pybouncer[demo]'"
     )
+
+
+def test_pooler_of_the_demo_is_that_of_its_own_installation(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the system's Python may be a real PgBouncer."""
+    python = put_programs(machine / "usr/bin") / "python3"
+    real = python.with_name("pgbouncer")
+    real.touch()
+    monkeypatch.setattr("sys.executable", str(python))
+    monkeypatch.setattr("sys.prefix", sys.base_prefix)
+    modules = machine / "usr/lib/pybouncer"
+    assert demo.sibling("pgbouncer", modules) == f"{python} -m bouncer"
+    monkeypatch.setattr("sys.prefix", str(machine / "usr"))
+    assert demo.sibling("pgbouncer", modules) == str(real)
+    ours = modules / "bin/pgbouncer"
+    ours.parent.mkdir(parents=True)
+    ours.touch()
+    assert demo.sibling("pgbouncer", modules) == str(ours)
